@@ -1,0 +1,87 @@
+"""The front door: every public name, each fetched from its room when it is first used; it refuses to import torch by itself.
+
+Three floors, each written only with the one below: ``distill``; ``Learner`` and the generators that feed it; ``losses``.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "EnvWrapper",
+    "Learner",
+    "Origin",
+    "Policy",
+    "Prediction",
+    "Progress",
+    "Recipe",
+    "Spec",
+    "Update",
+    "__version__",
+    "distill",
+    "distributions",
+    "errors",
+    "evaluate",
+    "load_teacher",
+    "losses",
+    "recipe",
+    "rollouts",
+    "students",
+    "teachers",
+]
+
+if TYPE_CHECKING:
+    from policykd import distributions, errors, losses, recipe, rollouts, students, teachers
+    from policykd.distill import distill
+    from policykd.evaluation import evaluate
+    from policykd.learner import Learner
+    from policykd.load import load_teacher
+    from policykd.prediction import Batch, EnvWrapper, Origin, Policy, Prediction, Progress, Spec, Update
+    from policykd.recipe import Recipe
+
+# Rooms are public under their own names; these names live inside one.
+_HOMES = {
+    "Batch": "policykd.prediction",
+    "EnvWrapper": "policykd.prediction",
+    "Learner": "policykd.learner",
+    "Origin": "policykd.prediction",
+    "Policy": "policykd.prediction",
+    "Prediction": "policykd.prediction",
+    "Progress": "policykd.prediction",
+    "Recipe": "policykd.recipe",
+    "Spec": "policykd.prediction",
+    "Update": "policykd.prediction",
+    "distill": "policykd.distill",
+    "evaluate": "policykd.evaluation",
+    "load_teacher": "policykd.load",
+}
+
+
+class _Front(ModuleType):
+    """The package, which keeps ``distill`` a function: importing a submodule binds it to its parent's attribute."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name)
+    value = getattr(import_module(home), name) if home else import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
