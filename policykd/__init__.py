@@ -1,6 +1,6 @@
-"""The front door: every public name, each fetched from its room when it is first used; it refuses to import torch by itself.
+"""The front door: every public name, each fetched from its room when it is first used; alone it imports no torch.
 
-Three floors, each written only with the one below: ``distill``; ``Learner`` and the generators that feed it; ``losses``.
+Three floors, each written only with the one below: ``distill``, ``Learner`` and the generators feeding it, ``losses``.
 """
 
 from __future__ import annotations
