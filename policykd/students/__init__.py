@@ -1,0 +1,30 @@
+"""Students: small policies that are built, given a scale, saved and loaded; this room trains nothing and unpickles nothing.
+
+Students as SB3 zips are in ``policykd.students.sb3``, the one file here that imports stable_baselines3.
+"""
+
+from __future__ import annotations
+
+from policykd.students.files import load, save
+from policykd.students.kinds import build, cnn, mlp, size_bytes, widest
+from policykd.students.network import Student
+from policykd.students.normaliser import copy_normaliser, fit_normaliser, fit_value_units
+from policykd.students.shape import ACTIVATIONS, Shape, parse_budget, parse_hidden
+
+__all__ = [
+    "ACTIVATIONS",
+    "Shape",
+    "Student",
+    "build",
+    "cnn",
+    "copy_normaliser",
+    "fit_normaliser",
+    "fit_value_units",
+    "load",
+    "mlp",
+    "parse_budget",
+    "parse_hidden",
+    "save",
+    "size_bytes",
+    "widest",
+]

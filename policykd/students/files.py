@@ -1,0 +1,176 @@
+"""A student on disk: student.safetensors beside student.json; it refuses pickles and half-written or mismatched pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from policykd.errors import CheckpointError, PolicykdError, RunError
+from policykd.networks import Normaliser
+from policykd.prediction import FAMILIES, EnvWrapper, Origin, Spec
+from policykd.students.network import Student, empty
+from policykd.students.normaliser import install_normaliser, normalised_parts
+from policykd.students.shape import Shape
+from policykd.students.spaces_json import space_from_json, space_to_json
+
+__all__ = ["load", "save"]
+
+_SCHEMA = 1
+_LARGEST_JSON = 2**26
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write each file all or nothing; none is replaced before all are on disk."""
+    ready: list[tuple[str, Path]] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+            ready.append((temporary, folder / name))
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+        for temporary, path in ready:
+            os.replace(temporary, path)
+    except OSError as why:
+        raise RunError(
+            "student.write", f"{folder}: {why.strerror}", "a folder that can be written", "choose another"
+        ) from None
+    finally:
+        for temporary, _ in ready:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def save(student: Student, folder: str | Path, name: str = "student") -> Path:
+    """Write ``<name>.safetensors`` and ``<name>.json`` into ``folder`` (made if missing), each all or nothing.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        RunError: ``student.write`` when the folder cannot be written.
+    """
+    weights = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()})
+    card = {
+        "schema": _SCHEMA,
+        "kind": "student",
+        "spec": {
+            "observation_space": space_to_json(student.spec.observation_space),
+            "action_space": space_to_json(student.spec.action_space),
+            "family": student.spec.family,
+        },
+        "shape": asdict(student.shape),
+        "params": student.acting_parameters,
+        "origin": asdict(student.origin),
+        "weights": {"file": f"{name}.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
+    }
+    text = json.dumps(card, indent=1, allow_nan=False)
+    _write(Path(folder), {f"{name}.safetensors": weights, f"{name}.json": text.encode()})
+    return Path(folder) / f"{name}.safetensors"
+
+
+def _read(path: Path, largest: int | None = None) -> bytes:
+    try:
+        if largest is not None and path.stat().st_size > largest:
+            raise CheckpointError("student.json", f"{path} has {path.stat().st_size} bytes", "a student's description")
+        return path.read_bytes()
+    except OSError as why:
+        raise CheckpointError(
+            "student.missing",
+            f"{path}: {why.strerror}",
+            "student.safetensors and student.json side by side",
+            "copy both files, or give the folder that holds them",
+        ) from None
+
+
+def _described(data: bytes, path: Path) -> tuple[Spec, Shape, Origin, str]:
+    try:
+        card = json.loads(data)
+        if card["kind"] != "student" or card["schema"] != _SCHEMA:
+            raise ValueError(f"kind {card['kind']!r}, schema {card['schema']!r}")
+        spec = card["spec"]
+        if spec["family"] not in FAMILIES:
+            raise ValueError(f"family {spec['family']!r}")
+        spec = Spec(space_from_json(spec["observation_space"]), space_from_json(spec["action_space"]), spec["family"])
+        shape = Shape(**{**card["shape"], "hidden": tuple(card["shape"]["hidden"]), "channels": tuple(card["shape"]["channels"])})
+        origin = dict(card["origin"])
+        origin["wrappers"] = tuple(EnvWrapper(**w) for w in origin["wrappers"])
+        return spec, shape, Origin(**origin), str(card["weights"]["sha256"])
+    except PolicykdError as why:
+        reason = str(why)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as why:
+        reason = repr(why)
+    raise CheckpointError(
+        "student.json", f"{path}: {reason}", f"a student's description (schema {_SCHEMA})", "take an undamaged copy"
+    )
+
+
+def load(path: str | Path) -> Student:
+    """The student in a folder, or the one whose ``.safetensors`` (with its ``.json`` beside it) is named.
+
+    Raises:
+        CheckpointError: ``student.missing``, ``student.json`` (not a description), ``student.mismatch`` (description and
+            weights are not of one student), ``student.weights`` (not a safetensors file), ``weights.not-finite``.
+    """
+    path = Path(path)
+    file = path / "student.safetensors" if path.is_dir() else path
+    data = _read(file)
+    about = file.with_suffix(".json")
+    spec, shape, origin, sha256 = _described(_read(about, _LARGEST_JSON), about)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(
+            "student.mismatch",
+            f"{file} is not the file that {about.name} describes (another sha256)",
+            "the two files of one student",
+            "one was damaged or replaced: take both from the same place",
+        )
+    try:
+        tensors = tensors_from_bytes(data)
+    except (SafetensorError, ValueError, KeyError) as why:
+        raise CheckpointError("student.weights", f"{file}: {why}", "a safetensors file", "take an undamaged copy") from None
+    return _assembled(spec, shape, origin, tensors, file)
+
+
+def _assembled(spec: Spec, shape: Shape, origin: Origin, tensors: dict[str, Tensor], file: Path) -> Student:
+    def mismatch(found: str, expected: str) -> CheckpointError:
+        return CheckpointError("student.mismatch", f"{file}: {found}", expected, "take both files from the same place")
+
+    if 2 * (len(shape.hidden) + len(shape.channels)) > len(tensors):
+        raise mismatch(f"{len(tensors)} tensors", f"those of hidden={shape.hidden[:8]}, channels={shape.channels[:8]}")
+    try:
+        student = empty(spec, shape)  # no memory is taken before the shapes are known to be those of the weights
+        student.origin = origin
+        prefixes = {k: "normaliser." if k is None else f"normaliser.{k}." for k in normalised_parts(spec)}
+        parts = {
+            k: Normaliser(tensors[p + "mean"].numpy(), tensors[p + "var"].numpy(), *tensors[p + "limits"].tolist())
+            for k, p in prefixes.items()
+            if {p + "mean", p + "var", p + "limits"} <= set(tensors)
+        }
+        install_normaliser(student, parts)
+    except (PolicykdError, RuntimeError, TypeError) as why:
+        raise mismatch(str(why).splitlines()[0], "weights and description of one student") from None
+    want = {k: (tuple(v.shape), v.dtype) for k, v in student.state_dict().items()}
+    have = {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()}
+    for key in sorted(set(want) | set(have)):
+        if want.get(key) != have.get(key):
+            raise mismatch(f"{key} is {have.get(key, 'missing')}", f"{want.get(key, 'no such tensor')}")
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                "weights.not-finite", f"{file}: {key} has NaN or infinite numbers", "finite weights", "train again"
+            )
+    # Own memory: a tensor read from bytes must not be trained in place.
+    student.load_state_dict({k: v.clone() for k, v in tensors.items()}, assign=True)
+    return student
