@@ -21,6 +21,7 @@ from policykd.errors import SpaceError
 
 __all__ = [
     "FAMILIES",
+    "ActingLayers",
     "Batch",
     "EnvWrapper",
     "Family",
@@ -260,6 +261,26 @@ class Update:
     """The reduced value of each weighted term, before its weight."""
     weights: Mapping[str, float] = field(default_factory=dict)
     grad_norm: Tensor | None = None
+    progress: Progress = Progress()
+    lr: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ActingLayers:
+    """The acting network of a policy as plain layers: what a student can start from (``students.from_teacher``).
+
+    The observation, normalised and flattened (Dict: its keys side by side in the space's order; an image: through
+    ``convolutions`` with ReLU after each), goes through ``linears`` with ``activation`` between them. The last one gives
+    logits, Q-values, mean or action, before tanh where the family squashes.
+    """
+
+    linears: tuple[nn.Linear, ...]
+    activation: type[nn.Module] = nn.Tanh
+    convolutions: tuple[nn.Conv2d, ...] = ()
+    log_std: Tensor | nn.Linear | None = None
+    """Of a diag_gaussian (``[d]``), or the head of a tanh_gaussian; None where it is something else."""
+    clip_mean: float | None = None
+    """Bound of a tanh_gaussian's mean before tanh (gSDE), None for none."""
 
 
 class Policy(nn.Module, ABC):
@@ -268,12 +289,14 @@ class Policy(nn.Module, ABC):
     Attributes:
         spec: spaces and distribution family.
         origin: where it comes from.
+        normaliser: Normaliser of raw observations, a ``ModuleDict`` of them (one a key), or None.
     """
 
     def __init__(self, spec: Spec, origin: Origin | None = None) -> None:
         super().__init__()
         self.spec = spec
         self.origin = origin or Origin()
+        self.normaliser: nn.Module | None = None
         self._generator = torch.Generator().manual_seed(0)
 
     @abstractmethod
@@ -289,6 +312,11 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def acting_parameters(self) -> int:
         """Numbers in the network that acts: no critic, value head, standard deviation or normaliser."""
+
+    @property
+    def acting_layers(self) -> ActingLayers | None:
+        """The acting network as plain layers, or None where it is not made of such."""
+        return None
 
     def label(self, obs: Obs) -> Prediction:
         """The frozen prediction that a student is taught with: no gradient, evaluation mode."""
