@@ -29,6 +29,7 @@ __all__ = [
     "MultiCategorical",
     "TanhGaussian",
     "kl",
+    "leading",
     "map_tensors",
     "masked",
 ]
@@ -212,7 +213,10 @@ class TanhGaussian:
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density of ``action`` in (-1, 1) (``[*b, d]``), ``[*b]``; the closed ends are pulled in by one float step."""
         edge = 1.0 - torch.finfo(action.dtype).eps
-        u = torch.atanh(action.clamp(-edge, edge))
+        return self.log_prob_before_tanh(torch.atanh(action.clamp(-edge, edge)))
+
+    def log_prob_before_tanh(self, u: Tensor) -> Tensor:
+        """Log-density of the action tanh(u) (``[*b, d]``), ``[*b]``; exact where tanh(u) rounds to +-1."""
         return self.base.log_prob(u) - _log_one_minus_tanh_squared(u).sum(-1)
 
     def entropy(self) -> Tensor:
@@ -304,6 +308,16 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
         "two distributions of one family over the same actions, with a density",
         "give the student the teacher's family (students.mlp(teacher.spec)), or use a loss on actions (mse, huber)",
     )
+
+
+def leading(dist: Distribution) -> torch.Size:
+    """The leading dimensions ``*b`` of a distribution."""
+    match dist:
+        case Categorical() | MultiCategorical() | Bernoulli():
+            return dist.logits.shape[:-1]
+        case DiagGaussian() | TanhGaussian():
+            return dist.mean.shape[:-1]
+    return dist.action.shape[:-1]
 
 
 def map_tensors(dist: D, f: Callable[[Tensor], Tensor]) -> D:

@@ -1,0 +1,77 @@
+"""The common loss core of the supervised, online and reinforced modules: pure, one number per row; it never reduces."""
+
+from __future__ import annotations
+
+from policykd.losses import compose, policy, targets, value, weights
+from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective, on_rows, on_target, weighted
+from policykd.losses.policy import (
+    centred_q,
+    forward_kl,
+    hard_nll,
+    huber,
+    jensen_shannon,
+    mse,
+    reverse_kl,
+    soft_cross_entropy,
+    standardised_logits,
+    wasserstein2,
+)
+from policykd.losses.targets import (
+    advantage_weight,
+    confidence_weight,
+    from_q,
+    from_q_scaled,
+    gap_weight,
+    q_scale,
+    sharpen,
+    smooth,
+    soften,
+    standardise,
+    weigh,
+)
+from policykd.losses.value import huber as value_huber
+from policykd.losses.value import mse as value_mse
+from policykd.losses.value import value_scale
+from policykd.losses.weights import Weight, weight_at
+
+__all__ = [
+    "Objective",
+    "PairLoss",
+    "Term",
+    "Weight",
+    "Weighted",
+    "advantage_weight",
+    "as_objective",
+    "centred_q",
+    "compose",
+    "confidence_weight",
+    "forward_kl",
+    "from_q",
+    "from_q_scaled",
+    "gap_weight",
+    "hard_nll",
+    "huber",
+    "jensen_shannon",
+    "mse",
+    "on_rows",
+    "on_target",
+    "policy",
+    "q_scale",
+    "reverse_kl",
+    "sharpen",
+    "smooth",
+    "soft_cross_entropy",
+    "soften",
+    "standardise",
+    "standardised_logits",
+    "targets",
+    "value",
+    "value_huber",
+    "value_mse",
+    "value_scale",
+    "wasserstein2",
+    "weigh",
+    "weight_at",
+    "weighted",
+    "weights",
+]

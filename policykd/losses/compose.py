@@ -1,0 +1,208 @@
+"""Weighted sums of losses that still show each term; it refuses to reduce rows and to resolve names.
+
+A *pair loss* is ``(student: Prediction, target: Prediction) -> Tensor[*b]``, an *objective* is
+``(student: Prediction, batch: Batch) -> dict[str, Tensor[*b]]``. Both may be functions, partials or ``nn.Module``s.
+They are told apart by the name of their second parameter: ``batch`` makes an objective, any other name a pair loss.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from policykd.distributions import leading
+from policykd.errors import UsageError
+from policykd.losses.weights import Weight, weight_at
+from policykd.prediction import Batch, Prediction, Progress
+
+__all__ = ["Objective", "PairLoss", "Term", "Weighted", "as_objective", "on_rows", "on_target", "weighted"]
+
+PairLoss: TypeAlias = Callable[[Prediction, Prediction], Tensor]
+Objective: TypeAlias = Callable[[Prediction, Batch], Mapping[str, Tensor]]
+
+
+class Term(NamedTuple):
+    """One term of a step: how much it counts, and its rows before that."""
+
+    weight: float
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An objective made of named terms, each with a weight; made by ``weighted`` and ``as_objective``."""
+
+    parts: Mapping[str, tuple[Weight, PairLoss | Objective]]
+
+    @cached_property
+    def _objectives(self) -> frozenset[str]:
+        return frozenset(name for name, (_, part) in self.parts.items() if _takes_batch(part))
+
+    def terms(self, student: Prediction, batch: Batch, progress: Progress | None = None) -> dict[str, Term]:
+        """Weight and rows ``[*b]`` of each term at this point of a run.
+
+        A term whose weight is 0 is not computed and not in the result. A part that is an objective itself reports its
+        terms as ``part/term``.
+
+        Raises:
+            UsageError: ``loss.returns`` or ``loss.rows`` for a user's function that does not keep its contract,
+                ``loss.weight`` for a weight that is not a finite number.
+        """
+        progress = progress or Progress()
+        found: dict[str, Term] = {}
+        for name, (weight, part) in self.parts.items():
+            at = weight_at(weight, progress, name)
+            if at == 0:
+                continue
+            if isinstance(part, Weighted):
+                inner = part.terms(student, batch, progress)
+                found |= {_join(name, k): Term(at * w, rows) for k, (w, rows) in inner.items()}
+            elif name in self._objectives:
+                said = part(student, batch)  # type: ignore[arg-type]
+                _check_mapping(name, said)
+                found |= {_join(name, k): Term(at, _check_rows(_join(name, k), v, student)) for k, v in said.items()}
+            else:
+                found[name] = Term(at, _check_rows(name, part(student, batch.target), student))  # type: ignore[arg-type]
+        return found
+
+    def weights(self, progress: Progress | None = None) -> dict[str, float]:
+        """The weight of each part at this point of a run, those at 0 included: for charts."""
+        return {name: weight_at(w, progress or Progress(), name) for name, (w, _) in self.parts.items()}
+
+    def __call__(self, student: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Rows ``[*b]`` of each term before its weight, as at the start of a run: the contract of an objective."""
+        return {name: term.rows for name, term in self.terms(student, batch).items()}
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The parametric losses among the parts (also inside partials, ``on_target``, ``on_rows``), each once."""
+        seen = {id(m): m for _, part in self.parts.values() for m in _modules(part)}
+        return list(seen.values())
+
+
+def weighted(**parts: tuple[Weight, PairLoss | Objective]) -> Weighted:
+    """An objective from named terms: ``weighted(policy=(1.0, forward_kl), value=(0.5, value_mse))``.
+
+    Args:
+        parts: ``name=(weight, f)``; a weight is a number or a function of Progress, ``f`` a pair loss or an objective.
+            A weight of 0 skips the term.
+
+    Raises:
+        UsageError: ``loss.term`` for anything else, or nothing at all.
+    """
+    if not parts:
+        raise UsageError("loss.term", "weighted() without terms", "", "weighted(policy=(1.0, losses.forward_kl))")
+    for name, part in parts.items():
+        if not (isinstance(part, tuple) and len(part) == 2 and callable(part[1])):
+            raise UsageError(
+                "loss.term", f"the term {name}={part!r}", "a pair (weight, loss)", f"weighted({name}=(1.0, loss))"
+            )
+        if not callable(part[0]):
+            weight_at(part[0], Progress(), name)
+    return Weighted(dict(parts))
+
+
+def as_objective(loss: PairLoss | Objective | Weighted) -> Weighted:
+    """Any loss as a Weighted: a pair loss becomes the term ``policy``, an objective keeps its own names.
+
+    Raises:
+        UsageError: ``loss.term`` for something that cannot be called.
+    """
+    if isinstance(loss, Weighted):
+        return loss
+    if not callable(loss):
+        raise UsageError(
+            "loss.term", f"a loss that is a {type(loss).__name__}", "a function (student, target) or (student, batch)"
+        )
+    return Weighted({"" if _takes_batch(loss) else "policy": (1.0, loss)})
+
+
+def on_target(loss: PairLoss, *transforms: Callable[[Prediction], Prediction]) -> PairLoss:
+    """The pair loss on a transformed target: ``on_target(forward_kl, partial(from_q, tau=0.01))``; left to right."""
+    return partial(_on_target, loss=loss, transforms=transforms)
+
+
+def _on_target(
+    student: Prediction,
+    target: Prediction,
+    *,
+    loss: PairLoss,
+    transforms: tuple[Callable[[Prediction], Prediction], ...],
+) -> Tensor:
+    for transform in transforms:
+        target = transform(target)
+    return loss(student, target)
+
+
+def on_rows(loss: PairLoss, row_weight: Callable[[Prediction], Tensor]) -> PairLoss:
+    """The pair loss with its rows multiplied by ``row_weight(target)``, ``[*b]``: for one term what ``weigh`` is for all."""
+    return partial(_on_rows, loss=loss, row_weight=row_weight)
+
+
+def _on_rows(
+    student: Prediction, target: Prediction, *, loss: PairLoss, row_weight: Callable[[Prediction], Tensor]
+) -> Tensor:
+    rows, weight = loss(student, target), row_weight(target)
+    # A row that counts 0 must not spoil the sum, however wrong the student is there.
+    return torch.where(weight != 0, weight * rows, 0.0)
+
+
+def _join(name: str, term: str) -> str:
+    return f"{name}/{term}" if name else term
+
+
+def _takes_batch(f: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(f.forward if isinstance(f, nn.Module) else f)
+    except (TypeError, ValueError):  # a builtin that does not show its parameters
+        return False
+    return list(signature.parameters)[1:2] == ["batch"]
+
+
+def _check_mapping(name: str, said: object) -> None:
+    if not isinstance(said, Mapping):
+        raise UsageError(
+            "loss.returns",
+            f"the objective {name!r} returned {type(said).__name__}",
+            "a dict of tensors, one number per row",
+            "name the second parameter `target` if it is a pair loss",
+        )
+
+
+def _check_rows(name: str, rows: object, student: Prediction) -> Tensor:
+    if not isinstance(rows, Tensor):
+        raise UsageError(
+            "loss.returns",
+            f"the loss {name!r} returned {type(rows).__name__}",
+            "a tensor with one number per row",
+            "name the second parameter `batch` if it is an objective that returns a dict",
+        )
+    if rows.shape != leading(student.dist):
+        raise UsageError(
+            "loss.rows",
+            f"the loss {name!r} returned the shape {tuple(rows.shape)}",
+            f"one number per row, {tuple(leading(student.dist))}",
+            "leave mean() and sum() over rows to the Learner",
+        )
+    return rows
+
+
+def _modules(part: object) -> Iterator[nn.Module]:
+    if isinstance(part, nn.Module):
+        yield part
+    elif isinstance(part, Weighted):
+        yield from part.modules
+    elif isinstance(part, partial):
+        for inner in (part.func, *part.args, *part.keywords.values()):
+            yield from _modules(inner)
+    elif isinstance(part, tuple):
+        for inner in part:
+            yield from _modules(inner)
+    elif inspect.ismethod(part):
+        yield from _modules(part.__self__)
