@@ -1,4 +1,4 @@
-"""Students: small policies that are built, given a scale, saved and loaded; this room trains nothing and unpickles nothing.
+"""Students: small policies that are built, scaled, saved and loaded; this room trains nothing and unpickles nothing.
 
 Students as SB3 zips are in ``policykd.students.sb3``, the one file here that imports stable_baselines3.
 """
@@ -10,6 +10,7 @@ from policykd.students.kinds import build, cnn, mlp, size_bytes, widest
 from policykd.students.network import Student
 from policykd.students.normaliser import copy_normaliser, fit_normaliser, fit_value_units
 from policykd.students.shape import ACTIVATIONS, Shape, parse_budget, parse_hidden
+from policykd.students.transfer import from_teacher
 
 __all__ = [
     "ACTIVATIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "copy_normaliser",
     "fit_normaliser",
     "fit_value_units",
+    "from_teacher",
     "load",
     "mlp",
     "parse_budget",

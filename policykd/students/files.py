@@ -1,4 +1,4 @@
-"""A student on disk: student.safetensors beside student.json; it refuses pickles and half-written or mismatched pairs."""
+"""A student on disk: student.safetensors beside student.json; it refuses pickles and pairs that do not match."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _described(data: bytes, path: Path) -> tuple[Spec, Shape, Origin, str]:
         if spec["family"] not in FAMILIES:
             raise ValueError(f"family {spec['family']!r}")
         spec = Spec(space_from_json(spec["observation_space"]), space_from_json(spec["action_space"]), spec["family"])
-        shape = Shape(**{**card["shape"], "hidden": tuple(card["shape"]["hidden"]), "channels": tuple(card["shape"]["channels"])})
+        shape = Shape(**card["shape"])
         origin = dict(card["origin"])
         origin["wrappers"] = tuple(EnvWrapper(**w) for w in origin["wrappers"])
         return spec, shape, Origin(**origin), str(card["weights"]["sha256"])
@@ -121,8 +121,8 @@ def load(path: str | Path) -> Student:
     """The student in a folder, or the one whose ``.safetensors`` (with its ``.json`` beside it) is named.
 
     Raises:
-        CheckpointError: ``student.missing``, ``student.json`` (not a description), ``student.mismatch`` (description and
-            weights are not of one student), ``student.weights`` (not a safetensors file), ``weights.not-finite``.
+        CheckpointError: ``student.missing``, ``student.json`` (not a description), ``student.mismatch`` (weights of
+            another student than the description's), ``student.weights`` (not safetensors), ``weights.not-finite``.
     """
     path = Path(path)
     file = path / "student.safetensors" if path.is_dir() else path
@@ -139,7 +139,9 @@ def load(path: str | Path) -> Student:
     try:
         tensors = tensors_from_bytes(data)
     except (SafetensorError, ValueError, KeyError) as why:
-        raise CheckpointError("student.weights", f"{file}: {why}", "a safetensors file", "take an undamaged copy") from None
+        raise CheckpointError(
+            "student.weights", f"{file}: {why}", "a safetensors file", "take an undamaged copy"
+        ) from None
     return _assembled(spec, shape, origin, tensors, file)
 
 

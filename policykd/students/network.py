@@ -21,7 +21,7 @@ from policykd.distributions import (
 )
 from policykd.errors import SpaceError
 from policykd.networks import dense, flat_width, is_image, normalise, preprocess
-from policykd.prediction import Obs, Origin, Policy, Prediction, Spec
+from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
 from policykd.students.shape import ACTIVATIONS, Shape
 
 __all__ = ["Student", "empty", "observed"]
@@ -36,7 +36,9 @@ def observed(space: spaces.Space) -> list[tuple[str | None, spaces.Space]]:
     Raises:
         SpaceError: ``space.observation`` for a space that no student reads.
     """
-    parts = list(space.spaces.items()) if isinstance(space, spaces.Dict) else [(None, space)]
+    parts: list[tuple[str | None, spaces.Space]] = [(None, space)]
+    if isinstance(space, spaces.Dict):
+        parts = list(space.spaces.items())
     for key, part in parts:
         if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             where = "observation space" if key is None else f"observation key {key!r}"
@@ -72,7 +74,7 @@ def _check_family(spec: Spec) -> None:
         )
 
 
-def _convolutions(shape: tuple[int, int, int], channels: tuple[int, ...]) -> nn.Sequential:
+def _convolutions(shape: tuple[int, ...], channels: tuple[int, ...]) -> nn.Sequential:
     """``[b, c, h, w]`` to flat features.
 
     Large images: kernels 8, 4, 3 with strides 4, 2, 1; (16, 32) are the convolutions of Mnih et al. 2013 (1312.5602),
@@ -87,7 +89,7 @@ def _convolutions(shape: tuple[int, int, int], channels: tuple[int, ...]) -> nn.
 
 
 class _Encoder(nn.Module):
-    """One part of the observation to flat features, ``[*b, width]``; an image through convolutions if there are channels."""
+    """One part of the observation to flat features, ``[*b, width]``; images through convolutions if there are channels."""
 
     def __init__(self, space: spaces.Space, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -145,7 +147,6 @@ class Student(Policy):
         super().__init__(spec, origin or Origin(algo="cnn" if shape.channels else "mlp"))
         _check_family(spec)
         self.shape = shape
-        self.normaliser: nn.Module | None = None
         parts = observed(spec.observation_space)
         self._keys = [key for key, _ in parts]
         # On "meta" no layer draws its default weights from the global generator.
@@ -176,7 +177,8 @@ class Student(Policy):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 gain = _OUTPUT_GAIN if id(module) in heads else math.sqrt(2.0)
                 nn.init.orthogonal_(module.weight, gain, generator=generator)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         if isinstance(self.log_std, nn.Parameter):
             self.log_std.zero_()
         if self.value_head is not None:
@@ -218,6 +220,19 @@ class Student(Policy):
                 return Deterministic(out)
             case "tanh_deterministic":
                 return Deterministic(torch.tanh(out))
+
+    @property
+    def acting_layers(self) -> ActingLayers:
+        """The student's own layers; ``convolutions`` only where the whole observation is one image."""
+        linears = (*(m for m in self.torso if isinstance(m, nn.Linear)), self.action_head)
+        convolutions = self.encoders[0].modules() if self._keys == [None] else ()
+        return ActingLayers(
+            linears,
+            ACTIVATIONS[self.shape.activation],
+            tuple(m for m in convolutions if isinstance(m, nn.Conv2d)),
+            self.log_std,
+            self.shape.clip_mean,
+        )
 
     @property
     def acting_parameters(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import Normaliser, is_image
-from policykd.prediction import Obs, Spec
+from policykd.prediction import Obs, Policy, Spec
 from policykd.students.network import Student, observed
 
 __all__ = ["copy_normaliser", "fit_normaliser", "fit_value_units", "install_normaliser", "normalised_parts"]
@@ -79,23 +79,25 @@ def fit_normaliser(student: Student, obs: Obs) -> None:
     install_normaliser(student, found)
 
 
-def copy_normaliser(student: Student, normaliser: nn.Module | None) -> None:
-    """Give the student a teacher's statistics (``teacher.normaliser``), copied; None takes the student's away.
+def copy_normaliser(student: Student, teacher: Policy) -> None:
+    """Give the student a copy of its teacher's statistics; a teacher without any leaves the student without.
 
     Raises:
         SpaceError: ``student.normaliser`` when the statistics are of other observations than the student's.
     """
-    if normaliser is None:
-        student.normaliser = None
-        return
-    named = dict(normaliser.items()) if isinstance(normaliser, nn.ModuleDict) else {None: normaliser}
+    named: dict[str | None, nn.Module] = {}
+    if isinstance(teacher.normaliser, nn.ModuleDict):
+        named.update(teacher.normaliser.items())
+    elif teacher.normaliser is not None:
+        named[None] = teacher.normaliser
     shapes = {k: p.shape for k, p in normalised_parts(student.spec).items()}
     found: dict[str | None, Normaliser] = {}
     for key, part in named.items():
-        if not isinstance(part, Normaliser) or shapes.get(key) != tuple(part.mean.shape):
+        shape = tuple(part.mean.shape) if isinstance(part, Normaliser) else None
+        if not isinstance(part, Normaliser) or shapes.get(key) != shape:
             raise SpaceError(
                 "student.normaliser",
-                f"statistics of {key or 'observations'} with shape {tuple(getattr(part, 'mean', torch.empty(0)).shape)}",
+                f"statistics of {key or 'observations'} with shape {shape}",
                 f"one of {shapes}",
                 "build the student from this teacher's spec",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -41,8 +42,8 @@ class Shape:
         if self.activation not in ACTIVATIONS:
             raise UnknownNameError.of("activation", self.activation, ACTIVATIONS)
         for name in ("hidden", "channels"):
-            widths = tuple(getattr(self, name))
-            if any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
+            widths: tuple[Any, ...] = tuple({"hidden": self.hidden, "channels": self.channels}[name])
+            if any(type(w) is not int or w < 1 for w in widths):
                 raise UsageError(
                     f"student.{name}", f"{name}={widths}", "whole numbers of 1 or more", f"give {name}=(64, 64), say"
                 )

@@ -1,4 +1,4 @@
-"""Gymnasium spaces as strict JSON and back, every bound to the last bit; it refuses anything else than the five plain spaces."""
+"""Gymnasium spaces as strict JSON and back, every bound to the last bit; it refuses all but the five plain spaces."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     """
     match space:
         case spaces.Box(low=low, high=high, shape=shape, dtype=dtype):
-            return {"type": "Box", "dtype": str(dtype), "shape": list(shape), "low": _numbers(low), "high": _numbers(high)}
+            bounds = {"low": _numbers(low), "high": _numbers(high)}
+            return {"type": "Box", "dtype": str(dtype), "shape": list(shape), **bounds}
         case spaces.Discrete(n=n, start=start, dtype=dtype):
             return {"type": "Discrete", "dtype": str(dtype), "n": int(n), "start": int(start)}
         case spaces.MultiDiscrete(nvec=nvec, start=start, dtype=dtype):
@@ -71,7 +72,9 @@ def space_from_json(data: Any) -> spaces.Space:
     try:
         return _decode(data)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, RecursionError) as why:
-        raise SpaceError("space.json", f"a space written as {str(data)[:80]}", f"type, bounds and shape ({why!r})") from None
+        raise SpaceError(
+            "space.json", f"a space written as {str(data)[:80]}", f"type, bounds and shape ({why!r})"
+        ) from None
 
 
 def _decode(data: Any) -> spaces.Space:
@@ -81,7 +84,7 @@ def _decode(data: Any) -> spaces.Space:
             if math.prod(shape) > _LARGEST or min(shape, default=0) < 0 or dtype.kind not in "biuf":
                 raise ValueError(f"shape {shape}, dtype {dtype}")
             low, high = (_array(data[end], shape, dtype) for end in ("low", "high"))
-            return spaces.Box(low, high, shape, dtype.type)  # type: ignore[arg-type]
+            return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
             return spaces.Discrete(int(data["n"]), start=int(data["start"]), dtype=np.dtype(data["dtype"]).type)
         case "MultiDiscrete":
