@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,13 +32,14 @@ __all__ = [
     "leading",
     "map_tensors",
     "masked",
+    "weighted_terms",
 ]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def _weighted(weight: Tensor, value: Tensor) -> Tensor:
-    """weight * value with 0 * inf = 0, and a gradient without NaN there."""
+def weighted_terms(weight: Tensor, value: Tensor) -> Tensor:
+    """weight * value for weights of 0 or more, with 0 * inf = 0, and a gradient without NaN there."""
     return torch.where(weight > 0, weight * torch.where(weight > 0, value, 0.0), 0.0)
 
 
@@ -73,7 +74,7 @@ class Categorical:
 
     def entropy(self) -> Tensor:
         """Entropy in nats, ``[*b]``."""
-        return -_weighted(self.probs, self.log_probs).sum(-1)
+        return -weighted_terms(self.probs, self.log_probs).sum(-1)
 
     def mode(self) -> Tensor:
         """The most probable index, ``[*b]``."""
@@ -141,7 +142,7 @@ class Bernoulli:
     def entropy(self) -> Tensor:
         """Entropy in nats, ``[*b]``."""
         one, zero = F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
-        return -(_weighted(one.exp(), one) + _weighted(zero.exp(), zero)).sum(-1)
+        return -(weighted_terms(one.exp(), one) + weighted_terms(zero.exp(), zero)).sum(-1)
 
     def mode(self) -> Tensor:
         """The more probable side of each coin (0 where both are equal), ``[*b, d]``."""
@@ -195,7 +196,9 @@ def _log_one_minus_tanh_squared(u: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class TanhGaussian:
-    """tanh of a normal law with independent dimensions; actions live in [-1, 1] (Haarnoja et al. 2018, 1801.01290, app. C).
+    """tanh of a normal law with independent dimensions; actions live in [-1, 1].
+
+    Source: Haarnoja et al. 2018, 1801.01290, appendix C.
 
     Args:
         mean: of the normal law *before* tanh, ``[*b, d]``.
@@ -211,7 +214,7 @@ class TanhGaussian:
         return DiagGaussian(self.mean, self.log_std)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density of ``action`` in (-1, 1) (``[*b, d]``), ``[*b]``; the closed ends are pulled in by one float step."""
+        """Log-density of ``action`` in (-1, 1) (``[*b, d]``), ``[*b]``; +-1 are pulled in by one float step."""
         edge = 1.0 - torch.finfo(action.dtype).eps
         return self.log_prob_before_tanh(torch.atanh(action.clamp(-edge, edge)))
 
@@ -220,13 +223,13 @@ class TanhGaussian:
         return self.base.log_prob(u) - _log_one_minus_tanh_squared(u).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropy in nats, ``[*b]``: H(u) + E[log(1 - tanh(u)^2)], the mean by Gauss-Hermite quadrature."""
+        """Differential entropy in nats, ``[*b]``: H(u) + E[log(1 - tanh(u)^2)], the mean by quadrature."""
         nodes, weights = _NODES.to(self.mean), _WEIGHTS.to(self.mean)
         u = self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * nodes
         return self.base.entropy() + (_log_one_minus_tanh_squared(u) * weights).sum((-1, -2))
 
     def mode(self) -> Tensor:
-        """tanh of the mean, ``[*b, d]``: what SB3 calls the deterministic action (the median, not the density's peak)."""
+        """tanh of the mean, ``[*b, d]``: SB3's deterministic action (the median, not the density's peak)."""
         return torch.tanh(self.mean)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -271,7 +274,7 @@ D = TypeVar("D", bound=Distribution)
 
 
 def _kl_log_probs(p: Tensor, q: Tensor) -> Tensor:
-    return _weighted(p.exp(), p - q)
+    return weighted_terms(p.exp(), p - q)
 
 
 def _kl_gaussian(p: DiagGaussian, q: DiagGaussian) -> Tensor:
@@ -322,9 +325,10 @@ def leading(dist: Distribution) -> torch.Size:
 
 def map_tensors(dist: D, f: Callable[[Tensor], Tensor]) -> D:
     """A distribution of the same family with ``f`` applied to each of its tensors (indexing, detaching, moving)."""
-    tensors = {k: f(v) for k, v in vars(dist).items() if isinstance(v, Tensor) and k in dist.__dataclass_fields__}
-    rest = {k: v for k, v in vars(dist).items() if k in dist.__dataclass_fields__ and k not in tensors}
-    return type(dist)(**tensors, **rest)
+    # vars() also holds cached properties, which must be computed anew.
+    fields = {k: v for k, v in vars(dist).items() if k in dist.__dataclass_fields__ and isinstance(v, Tensor)}
+    mapped: dict[str, Any] = {k: f(v) for k, v in fields.items()}
+    return replace(dist, **mapped)
 
 
 def masked(dist: D, mask: Tensor) -> D:

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from policykd.distributions import Bernoulli, Categorical, Distribution, MultiCategorical
-from policykd.errors import DistributionError
 
-__all__ = ["centred", "describe", "legal", "map_choices", "over_row", "paired", "refuse", "split", "z_scores"]
+__all__ = ["centred", "describe", "legal", "map_choices", "on_legal", "over_row", "paired", "split", "z_scores"]
 
 
 def describe(dist: Distribution) -> str:
@@ -28,12 +27,6 @@ def describe(dist: Distribution) -> str:
         case Bernoulli(logits=logits):
             return f"Bernoulli with {logits.shape[-1]} coins"
     return f"{type(dist).__name__} with {dist.mode().shape[-1]} dimensions"
-
-
-def refuse(loss: str, student: Distribution, target: Distribution, takes: str, fix: str) -> DistributionError:
-    """The error of a loss that does not take a pair of families."""
-    found = f"{loss} of a student's {describe(student)} and a teacher's {describe(target)}"
-    return DistributionError("loss.pair", found, takes, fix)
 
 
 def split(dist: Distribution) -> list[Tensor] | None:
@@ -61,9 +54,8 @@ def paired(student: Distribution, target: Distribution) -> list[tuple[Tensor, Te
     left, right = split(student), split(target)
     if left is None or right is None or type(student) is not type(target):
         return None
-    if student.logits.shape[-1] != target.logits.shape[-1] or [x.shape[-1] for x in left] != [
-        x.shape[-1] for x in right
-    ]:
+    own = 2 if isinstance(student, Bernoulli) else 1
+    if [x.shape[-own:] for x in left] != [x.shape[-own:] for x in right]:
         return None
     return list(zip(left, right, strict=True))
 
@@ -85,6 +77,13 @@ def map_choices(dist: Distribution, f: Callable[[Tensor], Tensor]) -> Distributi
 def legal(logits: Tensor) -> Tensor:
     """Where an action can be taken at all, bool, the shape of ``logits``."""
     return logits > -torch.inf
+
+
+def on_legal(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of both over the teacher's legal actions, and -log of the mass that the student gives them."""
+    inside = torch.where(legal(teacher), student, -torch.inf)
+    outside = torch.logsumexp(student, -1) - torch.logsumexp(inside, -1)
+    return F.log_softmax(inside, -1), F.log_softmax(teacher, -1), outside
 
 
 def centred(values: Tensor, where: Tensor) -> Tensor:

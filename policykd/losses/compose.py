@@ -64,8 +64,7 @@ class Weighted:
                 inner = part.terms(student, batch, progress)
                 found |= {_join(name, k): Term(at * w, rows) for k, (w, rows) in inner.items()}
             elif name in self._objectives:
-                said = part(student, batch)  # type: ignore[arg-type]
-                _check_mapping(name, said)
+                said = _check_mapping(name, part(student, batch))  # type: ignore[arg-type]
                 found |= {_join(name, k): Term(at, _check_rows(_join(name, k), v, student)) for k, v in said.items()}
             else:
                 found[name] = Term(at, _check_rows(name, part(student, batch.target), student))  # type: ignore[arg-type]
@@ -96,9 +95,10 @@ def weighted(**parts: tuple[Weight, PairLoss | Objective]) -> Weighted:
     Raises:
         UsageError: ``loss.term`` for anything else, or nothing at all.
     """
-    if not parts:
+    given: Mapping[str, object] = parts
+    if not given:
         raise UsageError("loss.term", "weighted() without terms", "", "weighted(policy=(1.0, losses.forward_kl))")
-    for name, part in parts.items():
+    for name, part in given.items():
         if not (isinstance(part, tuple) and len(part) == 2 and callable(part[1])):
             raise UsageError(
                 "loss.term", f"the term {name}={part!r}", "a pair (weight, loss)", f"weighted({name}=(1.0, loss))"
@@ -141,7 +141,7 @@ def _on_target(
 
 
 def on_rows(loss: PairLoss, row_weight: Callable[[Prediction], Tensor]) -> PairLoss:
-    """The pair loss with its rows multiplied by ``row_weight(target)``, ``[*b]``: for one term what ``weigh`` is for all."""
+    """The pair loss with its rows multiplied by ``row_weight(target)``, ``[*b]``: ``weigh`` for a single term."""
     return partial(_on_rows, loss=loss, row_weight=row_weight)
 
 
@@ -165,14 +165,15 @@ def _takes_batch(f: Callable[..., Any]) -> bool:
     return list(signature.parameters)[1:2] == ["batch"]
 
 
-def _check_mapping(name: str, said: object) -> None:
-    if not isinstance(said, Mapping):
-        raise UsageError(
-            "loss.returns",
-            f"the objective {name!r} returned {type(said).__name__}",
-            "a dict of tensors, one number per row",
-            "name the second parameter `target` if it is a pair loss",
-        )
+def _check_mapping(name: str, said: object) -> Mapping[str, object]:
+    if isinstance(said, Mapping):
+        return said
+    raise UsageError(
+        "loss.returns",
+        f"the objective {name!r} returned {type(said).__name__}",
+        "a dict of tensors, one number per row",
+        "name the second parameter `target` if it is a pair loss",
+    )
 
 
 def _check_rows(name: str, rows: object, student: Prediction) -> Tensor:

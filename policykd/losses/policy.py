@@ -1,29 +1,29 @@
 """Pair losses on action distributions, one number per row; it refuses to reduce, to weigh and to teach the teacher.
 
 Every function is ``(student: Prediction, target: Prediction) -> Tensor[*b]``; knobs are keywords, bound with
-``functools.partial``. Targets are detached here. Units: nats for the divergences, squares of logits or of action units
-for mse, huber and wasserstein2.
+``functools.partial``. Targets are detached here. Divergences are in nats, mse and huber in logits or action units.
 
-========================  =========================  ==========================================================
-loss                      discrete families          continuous families
-========================  =========================  ==========================================================
-forward_kl, reverse_kl    same family                DiagGaussian, TanhGaussian: same family
-jensen_shannon            same family                DiagGaussian, TanhGaussian: same family (geometric mean)
-hard_nll                  same family                student DiagGaussian or TanhGaussian; teacher the same or Deterministic
-soft_cross_entropy        same family                -
-standardised_logits       Categorical,               -
-                          MultiCategorical
-centred_q                 Categorical, teacher's q   -
-mse, huber                same family                any two in the same action units (not DiagGaussian with TanhGaussian)
-wasserstein2              -                          DiagGaussian and Deterministic in any pair; two TanhGaussians
-========================  =========================  ==========================================================
+===================  =====================  ===================================================================
+loss                 discrete (one family   continuous
+                     over the same actions)
+===================  =====================  ===================================================================
+forward_kl           any                    two DiagGaussians, two TanhGaussians
+reverse_kl           any                    two DiagGaussians, two TanhGaussians
+jensen_shannon       any                    two DiagGaussians, two TanhGaussians (geometric mean)
+hard_nll             any                    the same; also a Deterministic teacher
+soft_cross_entropy   any                    -
+standardised_logits  Categorical, Multi-    -
+                     Categorical, 3+ ways
+centred_q            Categorical with q     -
+mse, huber           any                    all pairs in the same units: not a DiagGaussian with a TanhGaussian
+wasserstein2         -                      DiagGaussian and Deterministic in any pair; two TanhGaussians
+===================  =====================  ===================================================================
 
 Any other pair is a DistributionError, ``loss.pair`` (``dist.kl-pair`` from the KLs).
 
-Masked actions (a teacher's logit of -inf). The forward losses give them probability 0, so they also push the student's
-mass off them. The backward ones (reverse_kl, jensen_shannon) would be infinite there: they compare over the legal
-actions and add -log of the student's legal mass, as forward KL does by itself. mse, huber, standardised_logits and
-centred_q look at legal actions only.
+Masked actions (a teacher's logit of -inf). forward_kl, hard_nll and soft_cross_entropy give them probability 0, so they
+also push the student's mass off them. reverse_kl and jensen_shannon would be infinite there: they compare over the
+legal actions and add -log of the student's legal mass, as forward KL does by itself. The others see legal actions only.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from torch import Tensor
 
 from policykd.distributions import (
     Bernoulli,
-    Categorical,
     Deterministic,
     DiagGaussian,
     Distribution,
-    MultiCategorical,
     TanhGaussian,
     kl,
     map_tensors,
+    weighted_terms,
 )
-from policykd.errors import UsageError
+from policykd.errors import DistributionError, UsageError
 from policykd.losses import choices, targets
+from policykd.losses.skewed import to_geometric, to_mixture
 from policykd.prediction import Prediction
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "forward_kl",
     "hard_nll",
     "huber",
+    "huber_of",
     "jensen_shannon",
     "mse",
     "reverse_kl",
@@ -64,64 +65,39 @@ __all__ = [
     "wasserstein2",
 ]
 
-_SAME_DISCRETE = "two discrete distributions of one family over the same actions"
 Space = Literal["action", "pre_tanh"]
 
 
-def _pair(student: Prediction, target: Prediction) -> tuple[Distribution, Distribution]:
-    return student.dist, map_tensors(target.dist, Tensor.detach)
-
-
-def _weighted(weight: Tensor, value: Tensor) -> Tensor:
-    # 0 * inf = 0, in the value and in the gradient.
-    return torch.where(weight > 0, weight * torch.where(weight > 0, value, 0.0), 0.0)
-
-
 def forward_kl(student: Prediction, target: Prediction) -> Tensor:
-    """KL(teacher || student), nats, ``[*b]``: the student must cover whatever the teacher does.
-
-    Takes: the same family on both sides, not Deterministic. TanhGaussians are compared before tanh (same number).
-    """
+    """KL(teacher || student), ``[*b]``: the student must cover whatever the teacher does."""
     s, t = _pair(student, target)
     return kl(t, s)
 
 
 def reverse_kl(student: Prediction, target: Prediction) -> Tensor:
-    """KL(student || teacher), nats, ``[*b]``: the student may leave out what the teacher does, never add to it.
-
-    Takes: the same family on both sides, not Deterministic. Masked actions: see the module.
-    """
+    """KL(student || teacher), ``[*b]``: the student may leave out what the teacher does, never add to it."""
     s, t = _pair(student, target)
     pairs = choices.paired(s, t)
     if pairs is None:
         return kl(s, t)
-    return choices.over_row(s, [_backward(*_on_legal(zs, zt)) for zs, zt in pairs])
 
+    def one(log_q: Tensor, log_p: Tensor, illegal: Tensor) -> Tensor:
+        return weighted_terms(log_q.exp(), log_q - log_p).sum(-1) + illegal
 
-def _backward(log_q: Tensor, log_p: Tensor, illegal: Tensor) -> Tensor:
-    return _weighted(log_q.exp(), log_q - log_p).sum(-1) + illegal
-
-
-def _on_legal(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of both over the teacher's legal actions, and -log of the mass the student gives them."""
-    inside = torch.where(choices.legal(teacher), student, -torch.inf)
-    illegal = torch.logsumexp(student, -1) - torch.logsumexp(inside, -1)
-    return F.log_softmax(inside, -1), F.log_softmax(teacher, -1), illegal
+    return choices.over_row(s, [one(*choices.on_legal(zs, zt)) for zs, zt in pairs])
 
 
 def jensen_shannon(student: Prediction, target: Prediction, *, beta: float = 0.5) -> Tensor:
-    """Skewed Jensen-Shannon divergence divided by beta (1 - beta), nats, ``[*b]``; continuous from end to end.
+    """Skewed Jensen-Shannon divergence over beta (1 - beta), ``[*b]``; continuous from end to end.
 
-    [beta KL(p || m) + (1 - beta) KL(q || m)] / (beta (1 - beta)) with teacher p, student q and their mean m. The
-    division is what keeps the ends alive (the bare divergence vanishes there): beta = 0 is forward KL, beta = 1
-    reverse KL, and beta = 0.5 four times the symmetric Jensen-Shannon divergence (at most 4 log 2 on legal actions).
+    With teacher p, student q and m their mean, [beta KL(p || m) + (1 - beta) KL(q || m)] / (beta (1 - beta)). Undivided
+    it vanishes at both ends; divided, beta = 0 is forward KL, beta = 1 reverse KL, and beta = 0.5 four times the
+    symmetric Jensen-Shannon divergence (at most 4 log 2 over the legal actions of a choice).
 
-    - Discrete: m = beta p + (1 - beta) q (generalised JSD of Agarwal et al. 2023, 2306.13649, eq. 1).
-    - Gaussian: a mixture has no closed form; m is the normalised geometric mean p^beta q^(1 - beta), again Gaussian
-      (geometric Jensen-Shannon divergence, Nielsen 2019, 1904.04017, section 3). It has the same ends, but no upper
-      bound. TanhGaussians are compared before tanh (same number).
-
-    Takes: the same family on both sides, not Deterministic. Masked actions: see the module.
+    - Discrete: m = beta p + (1 - beta) q, the generalised divergence of Agarwal et al. 2023 (2306.13649, section 2).
+    - Gaussian: that mixture has no closed form. m is the normalised geometric mean p^beta q^(1 - beta), again Gaussian:
+      the geometric Jensen-Shannon divergence (Nielsen 2019, 1904.04017). Same ends, no upper bound. TanhGaussians are
+      compared before tanh, which gives the same number.
 
     Raises:
         UsageError: ``loss.beta`` outside [0, 1].
@@ -131,96 +107,47 @@ def jensen_shannon(student: Prediction, target: Prediction, *, beta: float = 0.5
     s, t = _pair(student, target)
     pairs = choices.paired(s, t)
     if pairs is not None:
-        return choices.over_row(s, [_js_choice(*_on_legal(zs, zt), beta) for zs, zt in pairs])
-    match s, t:
-        case (DiagGaussian(), DiagGaussian()) | (TanhGaussian(), TanhGaussian()) if (
-            s.mean.shape[-1] == t.mean.shape[-1]
-        ):
-            return (_to_geometric(t, s, 1 - beta) + _to_geometric(s, t, beta)).sum(-1)
-    raise choices.refuse("jensen_shannon", s, t, "one family with a density on both sides", "use mse or huber")
 
+        def one(log_q: Tensor, log_p: Tensor, illegal: Tensor) -> Tensor:
+            return to_mixture(log_p, log_q, 1 - beta) + to_mixture(log_q, log_p, beta) + illegal
 
-def _js_choice(log_q: Tensor, log_p: Tensor, illegal: Tensor, beta: float) -> Tensor:
-    return _to_mixture(log_p, log_q, 1 - beta) + _to_mixture(log_q, log_p, beta) + illegal
-
-
-def _to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
-    """KL(a || (1 - alpha) a + alpha b) / alpha, ``[*b]``: 0 at alpha = 0, KL(a || b) at 1.
-
-    The naive form loses all its digits for a small alpha, because its first order cancels only in the sum over a row.
-    Adding b - a, which sums to 0, cancels it term by term: a / alpha (x - log(1 + x)) with x = alpha (b / a - 1).
-    """
-    if alpha == 0:
-        return torch.zeros_like(log_a[..., 0] + log_b[..., 0])
-    a, b = log_a.exp(), log_b.exp()
-    if alpha == 1:
-        return _weighted(a, log_a - log_b).sum(-1)
-    there = choices.legal(log_a)
-    # A ratio above e^80 is cut: it belongs to an a below e^-80, whose share is nothing.
-    log_ratio = torch.where(there, log_b - torch.where(there, log_a, 0.0), 0.0).clamp(max=80.0)
-    x = alpha * torch.expm1(log_ratio)
-    exact = b - a - a / alpha * torch.log1p(x)
-    return torch.where(x.abs() < _SMALL, a / alpha * _x_minus_log1p(x), exact).sum(-1)
-
-
-_SMALL = 1e-2
-
-
-def _x_minus_log1p(x: Tensor) -> Tensor:
-    """x - log(1 + x) without cancellation: its series where x is small (relative error 1e-9)."""
-    near = torch.where(x.abs() < _SMALL, x, 0.0)
-    series = near.square() * (1 / 2 - near * (1 / 3 - near * (1 / 4 - near / 5)))
-    return torch.where(x.abs() < _SMALL, series, x - torch.log1p(x))
-
-
-def _to_geometric(a: DiagGaussian | TanhGaussian, b: DiagGaussian | TanhGaussian, alpha: float) -> Tensor:
-    """KL(a || g) / alpha, ``[*b, d]``, with g the normal law proportional to a^(1 - alpha) b^alpha; 0 at alpha = 0."""
-    if alpha == 0:
-        return torch.zeros_like(a.mean + b.mean)
-    precision = torch.exp(-2.0 * b.log_std)
-    # g's precision over a's is 1 + alpha excess; its mean is alpha precision_b (b - a) / precision_g away from a's.
-    excess = torch.expm1(2.0 * (a.log_std - b.log_std))
-    of_g = (1 - alpha) * torch.exp(-2.0 * a.log_std) + alpha * precision
-    spread = _x_minus_log1p(alpha * excess) / alpha if alpha < 1 else excess - 2.0 * (a.log_std - b.log_std)
-    return 0.5 * (spread + alpha * (precision * (b.mean - a.mean)).square() / of_g)
+        return choices.over_row(s, [one(*choices.on_legal(zs, zt)) for zs, zt in pairs])
+    normal = _normal(s, t)
+    if normal is None:
+        raise _refuse("jensen_shannon", s, t, "one family with a density on both sides", "use mse or huber")
+    q, p = normal
+    return to_geometric(p, q, 1 - beta) + to_geometric(q, p, beta)
 
 
 def hard_nll(student: Prediction, target: Prediction) -> Tensor:
-    """-log of the student's probability (or density) of the teacher's mode, nats, ``[*b]``: hard labels.
+    """-log of the student's probability (or density) of the teacher's mode, ``[*b]``: hard labels.
 
-    The mode of a DiagGaussian is its mean, that of a TanhGaussian tanh of its mean (SB3's deterministic action), that
-    of a Deterministic its action. A density has no upper bound: with a learnt standard deviation the loss falls without
-    end once the means agree. Ties: the first of equal logits.
-
-    Takes: one discrete family on both sides; student DiagGaussian or TanhGaussian with a teacher of the same family or
-    Deterministic (in the student's action units).
+    The mode is the first of the largest logits, a DiagGaussian's mean, a TanhGaussian's tanh(mean), a Deterministic's
+    action (in the student's units). A density has no upper bound: once the means agree, a learnt standard deviation
+    makes the loss fall without end.
     """
     s, t = _pair(student, target)
-    match s, t:
-        case TanhGaussian(), TanhGaussian() if s.mean.shape[-1] == t.mean.shape[-1]:
-            # tanh(mean) rounds to 1 for a mean beyond 9: the density is taken before that happens.
-            return -s.log_prob_before_tanh(t.mean)
-        case (DiagGaussian(), DiagGaussian()) | (DiagGaussian() | TanhGaussian(), Deterministic()) if (
-            s.mean.shape[-1] == t.mode().shape[-1]
-        ):
-            return -s.log_prob(t.mode())
-    if choices.paired(s, t) is None:
-        raise choices.refuse(
-            "hard_nll", s, t, "a student with a density and a teacher's mode over the same actions", "use mse or huber"
+    normal = _normal(s, t)
+    if isinstance(s, TanhGaussian) and normal is not None:
+        # tanh rounds to 1 for a mean beyond 9: the density is taken before that happens.
+        return -s.log_prob_before_tanh(normal[1].mean)
+    followed = normal is not None or (isinstance(t, Deterministic) and _actions(s, t) is not None)
+    if choices.paired(s, t) is None and (not followed or isinstance(s, Deterministic)):
+        raise _refuse(
+            "hard_nll", s, t, "a student with a density, and a mode over the same actions", "use mse or huber"
         )
     return -s.log_prob(t.mode())
 
 
 def soft_cross_entropy(student: Prediction, target: Prediction, *, temperature: float = 1.0) -> Tensor:
-    """T^2 x H(softmax(z_teacher / T), softmax(z_student / T)), nats, ``[*b]`` (Hinton et al. 2015, 1503.02531, section 2).
+    """T^2 x cross-entropy of softmax(z_student / T) under softmax(z_teacher / T), ``[*b]``.
 
-    T^2 keeps gradients in step with those at T = 1. The minimum is T^2 times the softened teacher's entropy, not 0.
+    Hinton et al. 2015 (1503.02531, section 2): the factor T^2 keeps the size of the gradient. The minimum is T^2 times
+    the entropy of the softened teacher, not 0.
 
-    - T -> inf: less that minimum, half the mean square of the difference of centred logits (``mse`` / 2).
-    - T -> 0: loss / T tends to max z_student - z_student[teacher's mode], a hard label with a margin of 0 (the
-      perceptron's loss); the loss itself vanishes with T. For the usual hard label use ``hard_nll``.
-
-    Takes: one discrete family on both sides (coins and factors are summed).
+    - T -> inf: less that minimum, half the mean squared difference of centred logits (``mse`` / 2).
+    - T -> 0: loss / T tends to max z_student - z_student[teacher's mode], a hard label that asks for no margin (the
+      perceptron's loss); the loss itself vanishes with T. The usual hard label is ``hard_nll``.
 
     Raises:
         UsageError: ``loss.temperature`` unless T > 0.
@@ -228,73 +155,64 @@ def soft_cross_entropy(student: Prediction, target: Prediction, *, temperature: 
     s, t = _pair(student, target)
     pairs = choices.paired(s, t)
     if pairs is None:
-        raise choices.refuse("soft_cross_entropy", s, t, _SAME_DISCRETE, "use forward_kl or mse")
+        raise _refuse("soft_cross_entropy", s, t, "one discrete family over the same actions", "use forward_kl or mse")
     _check_temperature(temperature)
-    return temperature**2 * choices.over_row(s, [_cross_entropy(zs, zt, temperature) for zs, zt in pairs])
 
+    def one(zs: Tensor, zt: Tensor) -> Tensor:
+        p = F.softmax(zt / temperature, -1)
+        return -weighted_terms(p, F.log_softmax(zs / temperature, -1)).sum(-1)
 
-def _cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    p = F.softmax(teacher / temperature, -1)
-    return -_weighted(p, F.log_softmax(student / temperature, -1)).sum(-1)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise UsageError(
-            "loss.temperature", f"a temperature of {temperature}", "more than 0", "use hard_nll for hard labels"
-        )
+    return temperature**2 * choices.over_row(s, [one(zs, zt) for zs, zt in pairs])
 
 
 def standardised_logits(student: Prediction, target: Prediction, *, temperature: float = 2.0) -> Tensor:
-    """T^2 x KL(softmax(Z(z_teacher) / T) || softmax(Z(z_student) / T)), nats, ``[*b]``; Z is the z-score of a row's logits.
+    """T^2 x KL(softmax(Z(z_teacher) / T) || softmax(Z(z_student) / T)), ``[*b]``; Z are z-scores within a row.
 
-    Sun et al. 2024 (2403.01427, algorithm 1; T is their base temperature): the student learns the order and relative
-    distance of actions, never how sure the teacher is, so its probabilities are not the teacher's. T -> inf: half the
-    mean squared difference of z-scores; T -> 0: vanishes, as ``soft_cross_entropy`` does.
+    Sun et al. 2024 (2403.01427, algorithm 1; T is the base temperature): the student learns order and relative distance
+    of actions, not how sure the teacher is, so that its probabilities are not the teacher's. T -> inf: half the mean
+    squared difference of z-scores; T -> 0: vanishes, as ``soft_cross_entropy`` does.
 
-    Takes: Categorical or MultiCategorical on both sides, three choices or more: two always score -1 and +1, without
-    gradient. For the same reason a row with only two legal actions teaches nothing.
+    Two choices always score -1 and +1, without a gradient: such a pair is refused, and a row with two legal actions
+    teaches nothing.
 
     Raises:
         UsageError: ``loss.temperature`` unless T > 0.
     """
     s, t = _pair(student, target)
     pairs = choices.paired(s, t)
-    if pairs is None or isinstance(s, Bernoulli) or any(zt.shape[-1] < 3 for _, zt in pairs):
-        raise choices.refuse(
-            "standardised_logits", s, t, "two Categoricals or MultiCategoricals of at least 3 choices", "use forward_kl"
+    if pairs is None or any(zt.shape[-1] < 3 for _, zt in pairs):
+        raise _refuse(
+            "standardised_logits", s, t, "the same choices on both sides, three ways or more", "use forward_kl"
         )
     _check_temperature(temperature)
-    return temperature**2 * choices.over_row(s, [_standardised(zs, zt, temperature) for zs, zt in pairs])
 
+    def one(zs: Tensor, zt: Tensor) -> Tensor:
+        inside = torch.where(choices.legal(zt), zs, -torch.inf)
+        log_p = F.log_softmax(choices.z_scores(zt) / temperature, -1)
+        log_q = F.log_softmax(choices.z_scores(inside) / temperature, -1)
+        return weighted_terms(log_p.exp(), log_p - log_q).sum(-1)
 
-def _standardised(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    inside = torch.where(choices.legal(teacher), student, -torch.inf)
-    log_p = F.log_softmax(choices.z_scores(teacher) / temperature, -1)
-    log_q = F.log_softmax(choices.z_scores(inside) / temperature, -1)
-    return _weighted(log_p.exp(), log_p - log_q).sum(-1)
+    return temperature**2 * choices.over_row(s, [one(zs, zt) for zs, zt in pairs])
 
 
 def mse(student: Prediction, target: Prediction, *, space: Space = "action") -> Tensor:
-    """Mean squared error of what the two would do, over the numbers of a row, ``[*b]``.
+    """Mean squared error over the numbers of a row, ``[*b]``.
 
-    - Categorical, MultiCategorical: of logits, each choice's centred over its legal actions (a softmax ignores a common
-      shift, so the student need not learn it). Ba & Caruana 2014 (1312.6184, eq. 1).
+    - Categorical, MultiCategorical: of logits, each choice's centred over its legal actions, because softmax ignores a
+      common shift (Ba & Caruana 2014, 1312.6184, eq. 1). Factors count alike.
     - Bernoulli: of log-odds; a coin that the teacher fixes (+-inf) counts 0.
-    - DiagGaussian: of means; TanhGaussian: of tanh(mean), because an error in action units is what the environment feels
-      (Deterministic: of actions). Standard deviations take no part and get no gradient.
+    - DiagGaussian: of means; TanhGaussian: of tanh(mean), since an error in action units is what the environment feels;
+      Deterministic: of actions. Standard deviations take no part and get no gradient.
 
     Args:
-        space: "pre_tanh" compares two TanhGaussians before tanh, where a saturated student still gets a gradient and
-            where far-out means count for more than the environment can tell apart. No effect on other families.
-
-    Takes: the same family, or a Deterministic with either Gaussian in the same action units.
+        space: ``pre_tanh`` compares two TanhGaussians before tanh: a saturated student keeps its gradient, and far-out
+            means count for more than the environment can tell apart. Other pairs have one space only.
     """
     return _mean_error("mse", student, target, torch.square, space)
 
 
 def huber(student: Prediction, target: Prediction, *, delta: float = 1.0, space: Space = "action") -> Tensor:
-    """Mean Huber loss over the numbers that ``mse`` compares, ``[*b]``: e^2 / 2 up to delta, delta (|e| - delta / 2) beyond.
+    """Mean Huber loss of the errors that ``mse`` squares, ``[*b]``: e^2 / 2 up to delta, delta (|e| - delta / 2) beyond.
 
     delta -> inf is mse / 2; huber / delta -> |e| as delta -> 0.
 
@@ -305,55 +223,23 @@ def huber(student: Prediction, target: Prediction, *, delta: float = 1.0, space:
 
 
 def huber_of(error: Tensor, delta: float) -> Tensor:
-    """Huber's function of each error; ``loss.delta`` unless delta > 0."""
+    """Huber's function of each error, the shape of ``error``; UsageError ``loss.delta`` unless delta > 0."""
     if not delta > 0:
-        raise UsageError(
-            "loss.delta", f"delta = {delta}", "more than 0", "a small delta is the absolute error times delta"
-        )
+        raise UsageError("loss.delta", f"delta = {delta}", "more than 0")
     size = error.abs()
     return torch.where(size <= delta, 0.5 * size.clamp(max=delta).square(), delta * (size - 0.5 * delta))
-
-
-def _mean_error(
-    name: str, student: Prediction, target: Prediction, f: Callable[[Tensor], Tensor], space: Space
-) -> Tensor:
-    s, t = _pair(student, target)
-    match s, t:
-        case Bernoulli(), Bernoulli() if s.logits.shape[-1] == t.logits.shape[-1]:
-            free = t.logits.isfinite()
-            return f(torch.where(free, s.logits - torch.where(free, t.logits, 0.0), 0.0)).mean(-1)
-        case (Categorical(), Categorical()) | (MultiCategorical(), MultiCategorical()):
-            pairs = choices.paired(s, t)
-            if pairs is not None:
-                return choices.over_row(s, [_centred_error(zs, zt, f) for zs, zt in pairs]) / len(pairs)
-        case TanhGaussian(), TanhGaussian() if space == "pre_tanh" and s.mean.shape[-1] == t.mean.shape[-1]:
-            return f(s.mean - t.mean).mean(-1)
-        case (DiagGaussian() | Deterministic(), DiagGaussian() | Deterministic()) | (
-            TanhGaussian() | Deterministic(),
-            TanhGaussian() | Deterministic(),
-        ) if s.mode().shape[-1] == t.mode().shape[-1]:
-            return f(s.mode() - t.mode()).mean(-1)
-    raise choices.refuse(
-        name, s, t, "the same actions in the same units on both sides", "build the student from teacher.spec"
-    )
-
-
-def _centred_error(student: Tensor, teacher: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-    where = choices.legal(teacher)
-    error = choices.centred(student, where) - choices.centred(teacher, where)
-    return f(error).sum(-1) / where.sum(-1).clamp(min=1)
 
 
 def centred_q(student: Prediction, target: Prediction, *, scale: float | None = None) -> Tensor:
     """Mean squared error of the student's centred logits to (Q - mean Q) / scale, ``[*b]``.
 
-    The student's logits become an advantage estimate in units of ``scale``: its greedy action is the teacher's, and its
-    law the teacher's Boltzmann policy at a temperature of ``scale``. Equal to ``mse`` on ``from_q_scaled(tau=1)``.
+    The student's logits become advantages in units of ``scale``: its mode is the teacher's greedy action, its law the
+    teacher's Boltzmann law at a temperature of ``scale``. The same as ``mse`` on ``targets.from_q_scaled(tau=1)``.
 
     Args:
+        student: a Categorical.
+        target: with ``q`` over the same actions.
         scale: ``targets.q_scale`` of a frozen sample; None measures the batch (see targets).
-
-    Takes: a Categorical student and a teacher with ``q`` over the same actions.
 
     Raises:
         DistributionError: ``loss.no-q``.
@@ -362,29 +248,82 @@ def centred_q(student: Prediction, target: Prediction, *, scale: float | None = 
 
 
 def wasserstein2(student: Prediction, target: Prediction) -> Tensor:
-    """Squared 2-Wasserstein distance |m - m'|^2 + |std - std'|^2, summed over dimensions, ``[*b]``, in squared action units.
+    """Squared 2-Wasserstein distance |m - m'|^2 + |std - std'|^2, summed over dimensions, ``[*b]``.
 
-    Closed form for diagonal normal laws (Dowson & Landau 1982); a Deterministic is a normal law with std 0, so unlike KL
-    the loss stays finite as std -> 0. TanhGaussians are compared before tanh: since tanh never stretches, that is an
-    upper bound on the distance of the squashed laws.
-
-    Takes: DiagGaussian and Deterministic in any pair; two TanhGaussians.
+    Dowson & Landau 1982, for diagonal normal laws. A Deterministic is one with std 0: unlike KL, the loss stays finite.
+    TanhGaussians are compared before tanh, which never stretches: an upper bound on the distance of the squashed laws.
     """
     s, t = _pair(student, target)
+    pair = _normal(s, t) or _normal(_as_normal(s), _as_normal(t))
+    if pair is None:
+        raise _refuse("wasserstein2", s, t, "DiagGaussian, Deterministic, or two TanhGaussians", "use mse or huber")
+    q, p = pair
+    return ((q.mean - p.mean).square() + (q.log_std.exp() - p.log_std.exp()).square()).sum(-1)
+
+
+def _pair(student: Prediction, target: Prediction) -> tuple[Distribution, Distribution]:
+    return student.dist, map_tensors(target.dist, Tensor.detach)
+
+
+def _normal(s: Distribution, t: Distribution) -> tuple[DiagGaussian, DiagGaussian] | None:
+    """The two normal laws (TanhGaussians: before tanh), None for any other pair."""
     match s, t:
-        case (DiagGaussian() | Deterministic(), DiagGaussian() | Deterministic()) | (
-            TanhGaussian(),
-            TanhGaussian(),
-        ) if s.mode().shape[-1] == t.mode().shape[-1]:
-            (mean_s, std_s), (mean_t, std_t) = _moments(s), _moments(t)
-            return ((mean_s - mean_t).square() + (std_s - std_t).square()).sum(-1)
-    raise choices.refuse(
-        "wasserstein2", s, t, "DiagGaussian or Deterministic on both sides, or two TanhGaussians", "use mse or huber"
-    )
+        case DiagGaussian(), DiagGaussian():
+            pair = s, t
+        case TanhGaussian(), TanhGaussian():
+            pair = s.base, t.base
+        case _:
+            return None
+    return pair if s.mean.shape[-1] == t.mean.shape[-1] else None
 
 
-def _moments(dist: Distribution) -> tuple[Tensor, Tensor]:
-    if isinstance(dist, DiagGaussian | TanhGaussian):
-        return dist.mean, dist.log_std.exp()
-    action = dist.mode()
-    return action, torch.zeros_like(action)
+def _as_normal(dist: Distribution) -> Distribution:
+    if isinstance(dist, Deterministic):
+        return DiagGaussian(dist.action, torch.full_like(dist.action, -torch.inf))
+    return dist
+
+
+def _actions(s: Distribution, t: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Both modes, None unless they are continuous actions in the same units."""
+    continuous = (DiagGaussian, TanhGaussian, Deterministic)
+    if not (isinstance(s, continuous) and isinstance(t, continuous)) or {type(s), type(t)} >= set(continuous[:2]):
+        return None
+    modes = s.mode(), t.mode()
+    return modes if modes[0].shape[-1] == modes[1].shape[-1] else None
+
+
+def _mean_error(
+    name: str, student: Prediction, target: Prediction, f: Callable[[Tensor], Tensor], space: Space
+) -> Tensor:
+    s, t = _pair(student, target)
+    pairs = choices.paired(s, t)
+    if isinstance(s, Bernoulli) and isinstance(t, Bernoulli) and pairs is not None:
+        free = t.logits.isfinite()
+        return f(torch.where(free, s.logits - torch.where(free, t.logits, 0.0), 0.0)).mean(-1)
+    if pairs is not None:
+        return choices.over_row(s, [_centred_error(zs, zt, f) for zs, zt in pairs]) / len(pairs)
+    numbers = _actions(s, t)
+    if numbers is None:
+        raise _refuse(
+            name, s, t, "the same actions in the same units on both sides", "build the student from teacher.spec"
+        )
+    normal = _normal(s, t)
+    if space == "pre_tanh" and normal is not None:
+        numbers = normal[0].mean, normal[1].mean
+    return f(numbers[0] - numbers[1]).mean(-1)
+
+
+def _centred_error(student: Tensor, teacher: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+    where = choices.legal(teacher)
+    error = choices.centred(student, where) - choices.centred(teacher, where)
+    return f(error).sum(-1) / where.sum(-1).clamp(min=1)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise UsageError("loss.temperature", f"a temperature of {temperature}", "more than 0", "use hard_nll")
+
+
+def _refuse(loss: str, student: Distribution, target: Distribution, takes: str, fix: str) -> DistributionError:
+    found = f"{loss} of a student's {choices.describe(student)} and a teacher's {choices.describe(target)}"
+    return DistributionError("loss.pair", found, takes, fix)

@@ -100,7 +100,7 @@ def soften(target: Prediction, *, temperature: float) -> Prediction:
 
 
 def sharpen(target: Prediction, *, temperature: float = 0.01) -> Prediction:
-    """The target at softmax(z / tau) with the tau of Rusu et al. 2015 (1511.06295, section 3): ``soften`` by another default."""
+    """``soften`` with the temperature that Rusu et al. 2015 (1511.06295, section 3) sharpen a teacher by."""
     return soften(target, temperature=temperature)
 
 
@@ -198,8 +198,9 @@ def standardise(target: Prediction) -> Prediction:
 
 
 def confidence_weight(target: Prediction, *, threshold: float = 0.95) -> Tensor:
-    """1 where the teacher gives its mode at least ``threshold``, else 0, ``[*b]`` (Sohn et al. 2020, 2001.07685, eq. 4).
+    """1 where the teacher gives its mode at least ``threshold``, else 0, ``[*b]``.
 
+    FixMatch's filter (Sohn et al. 2020, 2001.07685, eq. 4), on a teacher's probabilities.
     A threshold of 0 keeps every row, one above 1 none. Rows at 0 still count in the Learner's denominator, so a strict
     filter also makes steps shorter.
 

@@ -19,7 +19,7 @@ __all__ = ["huber", "mse", "value_scale"]
 
 
 def value_scale(target: Prediction) -> float:
-    """The unit of a frozen sample's values: their standard deviation, at least 1 % of their mean's size; 1.0 if all are 0.
+    """The unit of a frozen sample's values: their standard deviation, at least 1 % of the mean's size; 1 if all are 0.
 
     Raises:
         DistributionError: ``loss.no-value``.

@@ -1,4 +1,4 @@
-"""How much a term counts: a number, or a function of how far the run has come; it refuses to look at losses' gradients."""
+"""How much a term counts: a number, or a function of how far the run has come; it refuses to look at gradients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def weight_at(weight: Weight, progress: Progress, name: str = "") -> float:
     Raises:
         UsageError: ``loss.weight`` when it is not a finite number.
     """
-    value = weight(progress) if callable(weight) else weight
+    value: object = weight(progress) if callable(weight) else weight
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise UsageError("loss.weight", f"a weight of {value!r} for the term {name!r}", "a finite number")
     return float(value)

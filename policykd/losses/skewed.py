@@ -1,0 +1,64 @@
+"""KL to a mean of two laws, the two halves of a Jensen-Shannon divergence; it refuses to lose digits at its ends.
+
+Both functions are KL(a || mean of a and b) / alpha, where alpha is b's share of the mean: 0 at alpha = 0, KL(a || b) at
+alpha = 1, and continuous between. The textbook form has no digits left for a small alpha.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policykd.distributions import DiagGaussian, weighted_terms
+
+__all__ = ["to_geometric", "to_mixture"]
+
+_SMALL = 1e-2
+
+
+def _x_minus_log1p(x: Tensor) -> Tensor:
+    """x - log(1 + x) without cancellation: its series where x is small (relative error 1e-9)."""
+    near = torch.where(x.abs() < _SMALL, x, 0.0)
+    series = near.square() * (1 / 2 - near * (1 / 3 - near * (1 / 4 - near / 5)))
+    return torch.where(x.abs() < _SMALL, series, x - torch.log1p(x))
+
+
+def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
+    """KL(a || (1 - alpha) a + alpha b) / alpha, nats, ``[*b]``.
+
+    The first order in alpha cancels only in the sum over a row. Adding b - a, which sums to 0, cancels it term by term:
+    a / alpha (x - log(1 + x)) with x = alpha (b / a - 1), never negative.
+
+    Args:
+        log_a, log_b: normalised log-probabilities, ``[*b, a]``; -inf on the same actions or nowhere for alpha = 1.
+        alpha: from 0 to 1.
+    """
+    if alpha == 0:
+        return torch.zeros_like(log_a[..., 0] + log_b[..., 0])
+    a, b = log_a.exp(), log_b.exp()
+    if alpha == 1:
+        return weighted_terms(a, log_a - log_b).sum(-1)
+    there = log_a > -torch.inf
+    # A ratio above e^80 is cut: it belongs to an a below e^-80, whose share is nothing.
+    log_ratio = torch.where(there, log_b - torch.where(there, log_a, 0.0), 0.0).clamp(max=80.0)
+    x = alpha * torch.expm1(log_ratio)
+    far = b - a - a / alpha * torch.log1p(x)
+    return torch.where(x.abs() < _SMALL, a / alpha * _x_minus_log1p(x), far).sum(-1)
+
+
+def to_geometric(a: DiagGaussian, b: DiagGaussian, alpha: float) -> Tensor:
+    """KL(a || g) / alpha, nats, ``[*b]``, with g the normal law proportional to a^(1 - alpha) b^alpha.
+
+    Args:
+        a, b: normal laws of one width.
+        alpha: from 0 to 1.
+    """
+    if alpha == 0:
+        return torch.zeros_like(a.mean + b.mean).sum(-1)
+    precision = torch.exp(-2.0 * b.log_std)
+    of_g = (1 - alpha) * torch.exp(-2.0 * a.log_std) + alpha * precision
+    # g's precision is a's times 1 + alpha excess; its mean lies alpha precision (b - a) / of_g away from a's.
+    log_ratio = 2.0 * (a.log_std - b.log_std)
+    excess = torch.expm1(log_ratio)
+    spread = excess - log_ratio if alpha == 1 else _x_minus_log1p(alpha * excess) / alpha
+    return 0.5 * (spread + alpha * (precision * (b.mean - a.mean)).square() / of_g).sum(-1)
