@@ -74,13 +74,14 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env, max_steps: int = 1000, test_mode: bool = False) -> None:
         super().__init__(env)
         whole = env.observation_space
-        box = whole.spaces.get("observation") if isinstance(whole, spaces.Dict) else whole
+        parts = dict(whole.spaces) if isinstance(whole, spaces.Dict) else {}
+        box = parts.get("observation") if parts else whole
         if not isinstance(box, spaces.Box) or len(box.shape) != 1:
             raise EnvError("env.wrapper", f"TimeFeature around {whole}", "a flat Box observation")
         grown = spaces.Box(
             np.append(box.low, 0.0).astype(box.dtype), np.append(box.high, 1.0).astype(box.dtype), dtype=box.dtype.type
         )
-        self.observation_space = spaces.Dict({**whole.spaces, "observation": grown}) if whole is not box else grown
+        self.observation_space = spaces.Dict({**parts, "observation": grown}) if parts else grown
         limit = env.spec.max_episode_steps if env.spec is not None else None
         self._limit = limit or max_steps
         self._frozen = test_mode

@@ -14,6 +14,7 @@ STAIRS = [
     ["cli", "__main__"],
     ["distill", "frontier"],
     ["run"],
+    ["report"],
     ["compress"],
     ["export"],
     ["supervised", "online", "reinforced"],
@@ -24,7 +25,7 @@ STAIRS = [
     ["checkpoints", "networks"],
     ["prediction"],
     ["distributions"],
-    ["config", "env_ids"],
+    ["clock", "config", "env_ids"],
     ["errors"],
 ]
 LINE = {room: line for line, rooms in enumerate(STAIRS) for room in rooms}

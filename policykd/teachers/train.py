@@ -25,7 +25,6 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -37,8 +36,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from policykd.errors import MissingExtraError, RunError, SpaceError, UnknownNameError, UsageError
 from policykd.prediction import Progress
+from policykd.teachers.output import Trainable, write_config
 
-__all__ = ["ALGORITHMS", "TrainResult", "train"]
+__all__ = ["ALGORITHMS", "TrainResult", "construct", "train"]
 
 ALGORITHMS = {
     "a2c": "stable_baselines3.A2C",
@@ -86,7 +86,7 @@ class TrainResult:
 
 
 def train(
-    recipe: Any,
+    recipe: Trainable,
     algo: str,
     *,
     out: Path,
@@ -114,32 +114,29 @@ def train(
         RunError: ``run.exists`` where ``out`` holds something.
     """
     started = time.perf_counter()
-    params = dict(recipe.hyperparams.get(algo, {}))
-    budget = int(total_timesteps if total_timesteps is not None else params.pop("n_timesteps", _DEFAULT_TIMESTEPS))
-    params.pop("n_timesteps", None)
+    asked = recipe.hyperparams.get(algo, {})
+    budget = int(asked.get("n_timesteps", _DEFAULT_TIMESTEPS) if total_timesteps is None else total_timesteps)
     if budget < 1:
         raise UsageError("train.budget", f"a budget of {budget} environment steps", "at least 1")
-    made = _algorithm(algo)
     if out.is_dir() and any(out.iterdir()):
         raise RunError("run.exists", f"{out} is not empty", "a new or empty folder", "choose another --out")
 
     name = recipe.env_id.replace("/", "-")
-    n_envs, normalize = int(params.pop("n_envs", 1)), params.pop("normalize", False)
     with _borrowed_randomness(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"stable_baselines3|sb3_contrib")
-        envs = _environments(recipe.make, n_envs, normalize, float(params.get("gamma", 0.99)))
-        looks = _environments(recipe.make, 1, normalize, 0.99, training=False)
+        model = construct(recipe, algo, seed=seed)
+        envs, looks = model.get_env(), _environments(recipe.make, 1, asked.get("normalize", False), training=False)
         try:
-            model = _construct(made, params, envs, seed)
             (out / name).mkdir(parents=True, exist_ok=True)
-            _write_config(out / name, recipe, algo, seed, budget)
+            write_config(out / name, recipe, algo, seed, budget)
             model.set_logger(configure(str(out), ["tensorboard"]))
             watch = _Watch(out, name, looks, budget, recipe.threshold if until is None else until, seed, progress)
             model.learn(budget, callback=watch)
             watch.finish()
         finally:
-            envs.close()
             looks.close()
+            if envs is not None:
+                envs.close()
     return TrainResult(
         out,
         algo,
@@ -177,7 +174,7 @@ class _Watch(BaseCallback):
     def _on_step(self) -> bool:
         if self._progress is not None and self.num_timesteps >= self._tick:
             self._tick = self.num_timesteps + self._budget // 1000
-            figures = {k: float(v) for k, v in self.logger.name_to_value.items() if isinstance(v, int | float)}
+            figures = {k: float(v) for k, v in self.logger.name_to_value.items()}
             self._progress(
                 Progress(self.num_timesteps, fraction=min(self.num_timesteps / self._budget, 1), losses=figures)
             )
@@ -196,7 +193,8 @@ class _Watch(BaseCallback):
         returns, lengths = self._play(_SELECT_EPISODES, seed=1_000_000 * (self._seed + 1))
         for key, value in zip(self._seen, (self.num_timesteps, returns, lengths), strict=True):
             self._seen[key].append(value)
-        np.savez(self._out / "evaluations.npz", **{k: np.array(v) for k, v in self._seen.items()})
+        timesteps, results, ep_lengths = (np.array(v) for v in self._seen.values())
+        np.savez(self._out / "evaluations.npz", timesteps=timesteps, results=results, ep_lengths=ep_lengths)
         self.logger.record("eval/mean_reward", float(np.mean(returns)))
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
         self.logger.dump(self.num_timesteps)
@@ -215,7 +213,7 @@ class _Watch(BaseCallback):
         returns, lengths = evaluate_policy(
             self.model, self._looks, episodes, deterministic=True, return_episode_rewards=True, warn=False
         )
-        return list(returns), list(lengths)
+        return list(np.atleast_1d(returns)), [int(n) for n in np.atleast_1d(lengths)]
 
     def _keep(self) -> None:
         normaliser = self.model.get_vec_normalize_env()
@@ -224,48 +222,65 @@ class _Watch(BaseCallback):
         self.model.save(self._out / f"{self._name}.zip")
 
 
-def _algorithm(algo: str) -> type[BaseAlgorithm]:
-    if algo not in ALGORITHMS:
-        raise UnknownNameError.of("algorithm", algo, ALGORITHMS)
-    package, _, name = ALGORITHMS[algo].rpartition(".")
-    try:
-        found: type[BaseAlgorithm] = vars(import_module(package))[name]
-    except ImportError as e:
-        raise MissingExtraError.of("sb3-contrib", "contrib") from e
-    return found
+def construct(recipe: Trainable, algo: str, *, seed: int) -> BaseAlgorithm:
+    """The untrained SB3 model that the recipe's hyper-parameters describe, with its environments.
 
+    They are plain data, in the zoo's notation: SB3's constructor arguments, ``n_envs``, ``normalize``, ``noise_type``
+    with ``noise_std``, ``lin_1e-3`` for a value that falls linearly to 0.
 
-def _construct(made: type[BaseAlgorithm], params: Mapping[str, Any], envs: VecEnv, seed: int) -> BaseAlgorithm:
-    """The SB3 model for hyper-parameters given as plain data (the zoo's notation: ``lin_3e-4``, ``noise_type``)."""
-    params = {"policy": "MlpPolicy", **params}
-    if "noise_type" in params:
-        kind, std = params.pop("noise_type"), float(params.pop("noise_std"))
-        if kind not in _NOISES:
-            raise UnknownNameError.of("noise", kind, _NOISES)
-        width = int(np.prod(envs.action_space.shape or (1,)))
-        params["action_noise"] = _NOISES[kind](np.zeros(width), std * np.ones(width))
+    Raises:
+        UnknownNameError, SpaceError, MissingExtraError: as ``train`` does.
+    """
+    made = _algorithm(algo)
+    params: dict[str, Any] = {"policy": "MlpPolicy", **recipe.hyperparams.get(algo, {})}
+    params.pop("n_timesteps", None)
+    n_envs, normalize = int(params.pop("n_envs", 1)), params.pop("normalize", False)
+    noise, std = params.pop("noise_type", None), float(params.pop("noise_std", 0.1))
     network = dict(params.pop("policy_kwargs", {}))
-    if "activation_fn" in network:
-        network["activation_fn"] = _ACTIVATIONS[network["activation_fn"]]
+    known = inspect.signature(made.__init__).parameters
     for key, value in params.items():
+        if key not in known:
+            raise UnknownNameError.of("hyper-parameter", key, {*known, "n_envs", "normalize", "noise_type"} - {"self"})
         if isinstance(value, str) and value.startswith("lin_"):
             params[key] = LinearSchedule(float(value[4:]), 0.0, 1.0)
+    if "activation_fn" in network:
+        network["activation_fn"] = _named("activation", network["activation_fn"], _ACTIVATIONS)
     if isinstance(params.get("train_freq"), list):
         params["train_freq"] = tuple(params["train_freq"])
-    known = inspect.signature(made.__init__).parameters
-    for key in params:
-        if key not in known:
-            raise UnknownNameError.of("hyper-parameter", key, known)
+    envs = _environments(recipe.make, n_envs, normalize, gamma=float(params.get("gamma", 0.99)))
+    if noise is not None:
+        width = int(np.prod(envs.action_space.shape or (1,)))
+        params["action_noise"] = _named("noise", noise, _NOISES)(np.zeros(width), std * np.ones(width))
     device = "cpu" if params["policy"] == "MlpPolicy" else "auto"
     try:
         return made(env=envs, seed=seed, device=device, policy_kwargs=network or None, **params)
     except AssertionError as e:  # SB3's way of refusing a space
         text = " ".join(str(e).split())
-        raise SpaceError("space.action", f"{made.__name__} on {envs.action_space}: {text}") from e
+        raise SpaceError("space.action", f"{algo} on {envs.action_space}", "", text) from e
+
+
+def _algorithm(algo: str) -> Callable[..., BaseAlgorithm]:
+    package, _, name = _named("algorithm", algo, ALGORITHMS).rpartition(".")
+    try:
+        found: Callable[..., BaseAlgorithm] = vars(import_module(package))[name]
+    except ImportError as e:
+        raise MissingExtraError.of("sb3-contrib", "contrib") from e
+    return found
+
+
+def _named(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    if name not in table:
+        raise UnknownNameError.of(kind, name, table)
+    return table[name]
 
 
 def _environments(
-    make: Callable[[], gym.Env], count: int, normalize: bool | Mapping[str, Any], gamma: float, training: bool = True
+    make: Callable[[], gym.Env],
+    count: int,
+    normalize: bool | Mapping[str, Any],
+    *,
+    gamma: float = 0.99,
+    training: bool = True,
 ) -> VecEnv:
     envs: VecEnv = DummyVecEnv([lambda: Monitor(make())] * count)
     if normalize:
@@ -274,22 +289,6 @@ def _environments(
             asked["norm_reward"] = False
         envs = VecNormalize(envs, training=training, **{"gamma": gamma, **asked})
     return envs
-
-
-def _write_config(folder: Path, recipe: Any, algo: str, seed: int, budget: int) -> None:
-    config = {**_plain(recipe.hyperparams.get(algo, {})), "n_timesteps": budget}
-    if any(w.name == "TimeFeature" for w in recipe.wrappers):
-        config["env_wrapper"] = "sb3_contrib.common.wrappers.TimeFeatureWrapper"
-    args = {"algo": algo, "env": recipe.env_id, "env_kwargs": _plain(recipe.env_kwargs), "seed": seed}
-    (folder / "config.yml").write_text(yaml.safe_dump(config))
-    (folder / "args.yml").write_text(yaml.safe_dump(args))
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and sequences as YAML's own kinds."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
