@@ -89,7 +89,7 @@ def _convolutions(shape: tuple[int, ...], channels: tuple[int, ...]) -> nn.Seque
 
 
 class _Encoder(nn.Module):
-    """One part of the observation to flat features, ``[*b, width]``; images through convolutions if there are channels."""
+    """One part of the observation to flat features, ``[*b, width]``; images by convolution if there are channels."""
 
     def __init__(self, space: spaces.Space, channels: tuple[int, ...]) -> None:
         super().__init__()

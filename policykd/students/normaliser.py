@@ -12,7 +12,14 @@ from policykd.networks import Normaliser, is_image
 from policykd.prediction import Obs, Policy, Spec
 from policykd.students.network import Student, observed
 
-__all__ = ["copy_normaliser", "fit_normaliser", "fit_value_units", "install_normaliser", "normalised_parts"]
+__all__ = [
+    "copy_normaliser",
+    "fit_normaliser",
+    "fit_value_units",
+    "install_normaliser",
+    "normalised_parts",
+    "statistics_of",
+]
 
 _CONSTANT = 1e-6  # below this share of its magnitude a column's spread is float32's rounding
 _SHARE_OF_RANGE = 1e-2
@@ -85,16 +92,11 @@ def copy_normaliser(student: Student, teacher: Policy) -> None:
     Raises:
         SpaceError: ``student.normaliser`` when the statistics are of other observations than the student's.
     """
-    named: dict[str | None, nn.Module] = {}
-    if isinstance(teacher.normaliser, nn.ModuleDict):
-        named.update(teacher.normaliser.items())
-    elif teacher.normaliser is not None:
-        named[None] = teacher.normaliser
     shapes = {k: p.shape for k, p in normalised_parts(student.spec).items()}
     found: dict[str | None, Normaliser] = {}
-    for key, part in named.items():
-        shape = tuple(part.mean.shape) if isinstance(part, Normaliser) else None
-        if not isinstance(part, Normaliser) or shapes.get(key) != shape:
+    for key, part in statistics_of(teacher).items():
+        shape = tuple(part.mean.shape)
+        if shapes.get(key) != shape:
             raise SpaceError(
                 "student.normaliser",
                 f"statistics of {key or 'observations'} with shape {shape}",
@@ -103,6 +105,16 @@ def copy_normaliser(student: Student, teacher: Policy) -> None:
             )
         found[key] = Normaliser(part.mean.cpu().numpy(), part.var.cpu().numpy(), part.epsilon, part.clip)
     install_normaliser(student, found)
+
+
+def statistics_of(policy: Policy) -> dict[str | None, Normaliser]:
+    """The policy's normalisers by the part of the observation they are for (None: the whole); empty without any."""
+    found: dict[str | None, nn.Module] = {}
+    if isinstance(policy.normaliser, nn.ModuleDict):
+        found.update(policy.normaliser.items())
+    elif policy.normaliser is not None:
+        found[None] = policy.normaliser
+    return {key: part for key, part in found.items() if isinstance(part, Normaliser)}
 
 
 def install_normaliser(student: Student, found: dict[str | None, Normaliser]) -> None:
