@@ -8,7 +8,7 @@ from __future__ import annotations
 from policykd.students.files import load, save
 from policykd.students.kinds import build, cnn, mlp, size_bytes, widest
 from policykd.students.network import Student
-from policykd.students.normaliser import copy_normaliser, fit_normaliser, fit_value_units
+from policykd.students.normaliser import adopt_scales, copy_normaliser, fit_normaliser, fit_value_units
 from policykd.students.shape import ACTIVATIONS, Shape, parse_budget, parse_hidden
 from policykd.students.transfer import from_teacher
 
@@ -16,6 +16,7 @@ __all__ = [
     "ACTIVATIONS",
     "Shape",
     "Student",
+    "adopt_scales",
     "build",
     "cnn",
     "copy_normaliser",

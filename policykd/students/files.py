@@ -174,5 +174,6 @@ def _assembled(spec: Spec, shape: Shape, origin: Origin, tensors: dict[str, Tens
                 "weights.not-finite", f"{file}: {key} has NaN or infinite numbers", "finite weights", "train again"
             )
     # Own memory: a tensor read from bytes must not be trained in place.
+    student.scaled = True
     student.load_state_dict({k: v.clone() for k, v in tensors.items()}, assign=True)
     return student

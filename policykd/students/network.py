@@ -135,6 +135,8 @@ class Student(Policy):
         action_head: logits, mean or action, ``[*b, spec.action_width]``.
         log_std: parameter ``[d]`` (diag_gaussian), linear head (tanh_gaussian) or None.
         value_head: linear head or None; its output is in units of ``value_units``.
+        scaled: whether the weights belong to a scale of observations already (a normaliser was given, layers are the
+            teacher's, a file was loaded); ``adopt_scales`` leaves such a student alone.
         value_units: buffer (offset, scale): the value is offset + scale * head, in environment reward units.
 
     Raises:
@@ -147,6 +149,7 @@ class Student(Policy):
         super().__init__(spec, origin or Origin(algo="cnn" if shape.channels else "mlp"))
         _check_family(spec)
         self.shape = shape
+        self.scaled = False
         parts = observed(spec.observation_space)
         self._keys = [key for key, _ in parts]
         # On "meta" no layer draws its default weights from the global generator.

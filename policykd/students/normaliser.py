@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import Normaliser, is_image
-from policykd.prediction import Obs, Policy, Spec
+from policykd.prediction import Batch, Obs, Policy, Spec
 from policykd.students.network import Student, observed
 
 __all__ = [
+    "adopt_scales",
     "copy_normaliser",
     "fit_normaliser",
     "fit_value_units",
@@ -107,6 +108,26 @@ def copy_normaliser(student: Student, teacher: Policy) -> None:
     install_normaliser(student, found)
 
 
+def adopt_scales(student: Student, teacher: Policy, batch: Batch) -> None:
+    """Give a fresh student its teacher's normaliser, or one fitted to ``batch``, and the units of the teacher's values.
+
+    A student that has a scale already (``student.scaled``) keeps it.
+
+    Args:
+        student: changed in place.
+        teacher: whose statistics are taken where it has some and reads the same observations.
+        batch: raw observations, ``[*b, ...]``, with the teacher's predictions for them.
+    """
+    if student.scaled:
+        return
+    if statistics_of(teacher) and teacher.spec.observation_space == student.spec.observation_space:
+        copy_normaliser(student, teacher)
+    else:
+        fit_normaliser(student, batch.obs)
+    if batch.target.value is not None:
+        fit_value_units(student, batch.target.value)
+
+
 def statistics_of(policy: Policy) -> dict[str | None, Normaliser]:
     """The policy's normalisers by the part of the observation they are for (None: the whole); empty without any."""
     found: dict[str | None, nn.Module] = {}
@@ -119,6 +140,7 @@ def statistics_of(policy: Policy) -> dict[str | None, Normaliser]:
 
 def install_normaliser(student: Student, found: dict[str | None, Normaliser]) -> None:
     """Put the statistics of the observation's parts (None: the whole) in place of those there were."""
+    student.scaled = True
     if not found:
         student.normaliser = None
     elif isinstance(student.spec.observation_space, spaces.Dict):

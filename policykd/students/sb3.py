@@ -127,7 +127,8 @@ def from_sb3(model: BaseAlgorithm, vecnormalize: VecNormalize | None = None) -> 
             student.log_std.copy_(policy.log_std)
     normaliser = model.get_vec_normalize_env() if vecnormalize is None else vecnormalize
     if normaliser is not None and normaliser.norm_obs:
-        rms = normaliser.obs_rms if isinstance(normaliser.obs_rms, dict) else {None: normaliser.obs_rms}
+        rms: Any = normaliser.obs_rms
+        rms = rms if isinstance(rms, dict) else {None: rms}
         limits = (normaliser.epsilon, normaliser.clip_obs)
         install_normaliser(student, {key: Normaliser(r.mean, r.var, *limits) for key, r in rms.items()})
     return student
