@@ -1,0 +1,8 @@
+"""Trained agents as frozen policies, read from files or wrapped live; it refuses to train them or to run their code."""
+
+from __future__ import annotations
+
+from policykd.teachers.loading import load
+from policykd.teachers.teacher import Teacher
+
+__all__ = ["Teacher", "load"]

@@ -1,0 +1,112 @@
+"""What rl_zoo3's YAML files say of an agent's environment; it makes none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policykd.checkpoints.yamls import arguments, read_yaml
+from policykd.env_ids import current_id
+from policykd.errors import CheckpointError
+from policykd.prediction import EnvWrapper
+from policykd.teachers.folders import Parts
+
+__all__ = ["Settings", "read_settings"]
+
+_ID = re.compile(r"(?:[a-z0-9_]+-)?(?P<id>(?:[\w.]+:)?[A-Z][\w./-]*-v\d+)(?:_\d+)?")
+# Wrappers that rollouts and evaluation know by a short name; others keep the name of their class.
+_SHORT = {
+    "TimeFeatureWrapper": "TimeFeature",
+    "AtariWrapper": "Atari",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An agent's environment, as far as its files tell.
+
+    Attributes:
+        env_id_then: the id that it was trained on.
+        env_id: the id that runs today.
+        env_kwargs: arguments of the environment.
+        wrappers: to apply to it, in order.
+        normalised: whether observations or rewards passed through VecNormalize.
+        gamma: the discount, for algorithms that do not keep it (ARS).
+    """
+
+    env_id_then: str | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: tuple[EnvWrapper, ...] = ()
+    normalised: bool = False
+    gamma: float | None = None
+
+    @property
+    def env_id(self) -> str | None:
+        """The id that runs today."""
+        return None if self.env_id_then is None else current_id(self.env_id_then)
+
+
+def read_settings(parts: Parts) -> Settings:
+    """The settings beside a zip; where there are none, the environment is guessed from the names of zip and folder.
+
+    Raises:
+        CheckpointError: ``yaml.unreadable``, ``yaml.arguments``.
+    """
+    args = read_yaml(parts.args) if parts.args else {}
+    config = read_yaml(parts.config) if parts.config else {}
+    kwargs = {**arguments(config.get("env_kwargs")), **arguments(args.get("env_kwargs"))}
+    if parts.env_kwargs:
+        kwargs |= read_yaml(parts.env_kwargs)
+    gamma = config.get("gamma")
+    return Settings(
+        env_id_then=_text(args.get("env")) or _guess(parts.zip),
+        env_kwargs=kwargs,
+        wrappers=(*_wrappers(config.get("env_wrapper")), *_stacked(config.get("frame_stack"))),
+        normalised=_normalised(config.get("normalize"), args),
+        gamma=float(gamma) if isinstance(gamma, int | float) else None,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _guess(path: Path) -> str | None:
+    for name in (path.stem, path.resolve().parent.name):
+        if found := _ID.fullmatch(name):
+            return found["id"]
+    return None
+
+
+def _normalised(value: Any, args: Mapping[str, Any]) -> bool:
+    # The Hub's copy keeps the key under the arguments it was resolved to.
+    if isinstance(value, bool) or value is None:
+        return bool(value) or bool(args.get("normalize_kwargs"))
+    flags = arguments(value)
+    return bool(flags.get("norm_obs", True)) or bool(flags.get("norm_reward", True))
+
+
+def _wrappers(value: Any) -> tuple[EnvWrapper, ...]:
+    """``env_wrapper`` of the zoo: a class's name, a list of them, each alone or as {name: arguments}."""
+    match value:
+        case None | "":
+            return ()
+        case str():
+            return (_wrapper(value, {}),)
+        case dict():
+            return tuple(_wrapper(str(name), arguments(kwargs)) for name, kwargs in value.items())
+        case list():
+            return tuple(wrapper for entry in value for wrapper in _wrappers(entry))
+    raise CheckpointError("yaml.arguments", f"env_wrapper {value!r}"[:100], "names of wrapper classes")
+
+
+def _wrapper(name: str, kwargs: Mapping[str, Any]) -> EnvWrapper:
+    last = name.rsplit(".", 1)[-1]
+    return EnvWrapper(_SHORT.get(last, name), kwargs)
+
+
+def _stacked(value: Any) -> tuple[EnvWrapper, ...]:
+    return (EnvWrapper("FrameStack", {"n": value}),) if isinstance(value, int) and value > 1 else ()
