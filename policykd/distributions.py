@@ -40,7 +40,8 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 def weighted_terms(weight: Tensor, value: Tensor) -> Tensor:
     """weight * value for weights of 0 or more, with 0 * inf = 0, and a gradient without NaN there."""
-    return torch.where(weight > 0, weight * torch.where(weight > 0, value, 0.0), 0.0)
+    none = weight == 0  # not `weight > 0`: a NaN must stay one
+    return torch.where(none, 0.0, weight * torch.where(none, 0.0, value))
 
 
 def _draw_index(probs: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -69,8 +70,10 @@ class Categorical:
         return self.log_probs.exp()
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-probability of the index ``action`` (``[*b]``, integer), ``[*b]``."""
-        return self.log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+        """Log-probability of the index ``action`` (integer, ``[*b]`` or broadcast to it), ``[*b]``."""
+        shape = torch.broadcast_shapes(self.logits.shape[:-1], action.shape)
+        index = action.long().expand(shape).unsqueeze(-1)
+        return self.log_probs.expand(*shape, -1).gather(-1, index).squeeze(-1)
 
     def entropy(self) -> Tensor:
         """Entropy in nats, ``[*b]``."""
@@ -184,7 +187,9 @@ class DiagGaussian:
         return (self.mean + noise * self.log_std.exp()).detach()
 
 
-# Nodes and weights for E[f(N(0, 1))]; 64 resolve the kink-like fold of log(1 - tanh^2) to 1e-4 nats for std <= 4.
+# Nodes and weights for E[f(N(0, 1))]. log(1 - tanh^2) has a fold at 0 that 64 nodes see less and less of as the law
+# widens: the largest error per dimension, over means from -6 to 6, is 3e-11 nats at std 1, 3e-6 at std 2, 1.7e-4 at
+# std 3, 1.3e-3 at std 4 and 0.021 at std e^2 (SAC's upper limit).
 _NODES, _WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(64))
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
@@ -297,13 +302,13 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
         case MultiCategorical(), MultiCategorical() if p.nvec == q.nvec:
             pairs = zip(p.factors, q.factors, strict=True)
             return torch.stack([_kl_log_probs(a.log_probs, b.log_probs).sum(-1) for a, b in pairs], -1).sum(-1)
-        case Bernoulli(), Bernoulli():
+        case Bernoulli(), Bernoulli() if p.logits.shape[-1] == q.logits.shape[-1]:
             ones = _kl_log_probs(F.logsigmoid(p.logits), F.logsigmoid(q.logits))
             zeros = _kl_log_probs(F.logsigmoid(-p.logits), F.logsigmoid(-q.logits))
             return (ones + zeros).sum(-1)
-        case DiagGaussian(), DiagGaussian():
+        case DiagGaussian(), DiagGaussian() if p.mean.shape[-1] == q.mean.shape[-1]:
             return _kl_gaussian(p, q).sum(-1)
-        case TanhGaussian(), TanhGaussian():
+        case TanhGaussian(), TanhGaussian() if p.mean.shape[-1] == q.mean.shape[-1]:
             return _kl_gaussian(p.base, q.base).sum(-1)
     raise DistributionError(
         "dist.kl-pair",
@@ -339,10 +344,15 @@ def masked(dist: D, mask: Tensor) -> D:
         mask: True where an action is allowed, ``[*b, a]`` (MultiCategorical: the factors side by side).
 
     Raises:
-        DistributionError: ``dist.mask`` for a family whose actions cannot be masked, or a mask of another width.
+        DistributionError: ``dist.mask`` for a family whose actions cannot be masked, or a mask of another width;
+            ``dist.mask-empty`` for a mask that leaves nothing to choose.
     """
     if isinstance(dist, Categorical | MultiCategorical) and mask.shape[-1] == dist.logits.shape[-1]:
-        return map_tensors(dist, lambda logits: logits.masked_fill(~mask.bool(), -math.inf))
+        mask = mask.bool()
+        choices = mask.split(dist.nvec, -1) if isinstance(dist, MultiCategorical) else [mask]
+        if not all(bool(choice.any(-1).all()) for choice in choices):
+            raise DistributionError("dist.mask-empty", "an action mask that forbids every action", "one allowed action")
+        return map_tensors(dist, lambda logits: logits.masked_fill(~mask, -math.inf))
     raise DistributionError(
         "dist.mask",
         f"an action mask of shape {tuple(mask.shape)} for {type(dist).__name__}",
