@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -154,12 +155,14 @@ def _assembled(spec: Spec, shape: Shape, origin: Origin, tensors: dict[str, Tens
     try:
         student = empty(spec, shape)  # no memory is taken before the shapes are known to be those of the weights
         student.origin = origin
-        prefixes = {k: "normaliser." if k is None else f"normaliser.{k}." for k in normalised_parts(spec)}
-        parts = {
-            k: Normaliser(tensors[p + "mean"].numpy(), tensors[p + "var"].numpy(), *tensors[p + "limits"].tolist())
-            for k, p in prefixes.items()
-            if {p + "mean", p + "var", p + "limits"} <= set(tensors)
-        }
+        parts: dict[str | None, Normaliser] = {}
+        for key, space in normalised_parts(spec).items():
+            names = ["normaliser." + ("" if key is None else f"{key}.") + end for end in ("mean", "var", "limits")]
+            if set(names) <= set(tensors):
+                mean, var, limits = (tensors[name].numpy() for name in names)
+                if not mean.shape == var.shape == space.shape or not np.all(var >= 0):
+                    raise mismatch(f"{names[0]} of shape {mean.shape}", f"{space.shape}, and no negative variance")
+                parts[key] = Normaliser(mean, var, *limits.tolist())
         install_normaliser(student, parts)
     except (PolicykdError, RuntimeError, TypeError) as why:
         raise mismatch(str(why).splitlines()[0], "weights and description of one student") from None

@@ -26,7 +26,8 @@ def _numbers(array: np.ndarray) -> Any:
         return x if isinstance(x, bool | int) or math.isfinite(x) else str(x)
 
     first = array.reshape(-1)[:1]
-    if array.size and np.all(array == first):
+    # Bytes, because 0 and -0 are equal and must both come back.
+    if array.size and array.tobytes() == first.tobytes() * array.size:
         return word(first[0].item())
     return word(array.tolist())
 
