@@ -57,7 +57,7 @@ _ACTIVATIONS = {"elu": torch.nn.ELU, "relu": torch.nn.ReLU, "silu": torch.nn.SiL
 _NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 
 _DEFAULT_TIMESTEPS = 100_000
-_EVALUATIONS = 40  # looks during a run
+_EVALUATIONS = 40  # looks during a run, at least 500 steps apart
 _SELECT_EPISODES = 20
 _CONFIRM_EPISODES = 100
 
@@ -165,7 +165,7 @@ class _Watch(BaseCallback):
         super().__init__()
         self._out, self._name, self._looks, self._until, self._seed = out, name, looks, until, seed
         self._budget, self._progress = budget, progress
-        self._every = max(budget // _EVALUATIONS, 1)
+        self._every = max(budget // _EVALUATIONS, 500)
         self._next, self._tick = self._every, 0
         self._seen: dict[str, list[Any]] = {"timesteps": [], "results": [], "ep_lengths": []}
         self.best = -np.inf
