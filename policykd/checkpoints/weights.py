@@ -15,7 +15,7 @@ from policykd.checkpoints.arrays import as_int
 from policykd.checkpoints.pickles import Call, Global, Persistent, Pickle, read, read_all
 from policykd.errors import CheckpointError
 
-__all__ = ["checked", "read_weights"]
+__all__ = ["checked", "pickled_parts", "read_weights"]
 
 _BYTES = {
     **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
@@ -45,27 +45,23 @@ def read_weights(raw: bytes, what: str = "policy.pth") -> dict[str, Tensor]:
         CheckpointError: ``weights.code`` where it names anything but tensors, ``weights.virtual`` for tensors larger
             than their content, ``weights.dtype``, ``weights.not-finite``, ``weights.unreadable``, or those of a zip.
     """
-    if raw.startswith(b"PK"):
-        inner = open_inner(what, raw)
-        sizes = {info.filename: info.file_size for info in inner.infolist()}
-        names = [n for n in sizes if n.endswith("/data.pkl")]
-        if len(names) != 1:
-            raise _unreadable(f"{what} holds {len(names)} data.pkl")
-        folder = names[0].removesuffix("data.pkl")
-        parts = [read(inner.read(names[0]))]
-        declared = _declared(parts, what)
+    inner = open_inner(what, raw) if raw.startswith(b"PK") else None
+    declared = _declared(pickled_parts(raw, what), what)
+    if inner is not None:
         # torch maps a storage of the declared size onto the member, however short that is.
-        if any(sizes.get(f"{folder}data/{key}") != nbytes for key, nbytes in declared.items()):
+        sizes = {
+            info.filename.rpartition("data/")[2]: info.file_size
+            for info in inner.infolist()
+            if "/data/" in info.filename
+        }
+        if any(sizes.get(key) != nbytes for key, nbytes in declared.items()):
             raise CheckpointError(
                 "weights.virtual", f"{what}: tensors of another size than their content", "equal sizes"
             )
-    else:
-        # Before 1.6 torch wrote four pickles (magic number, protocol, system, object), then the content.
-        declared = _declared(read_all(raw, 4), what)
-        if sum(declared.values()) > len(raw):
-            raise CheckpointError(
-                "weights.virtual", f"{what}: tensors of {sum(declared.values())} bytes in {len(raw)}", "stored numbers"
-            )
+    elif sum(declared.values()) > len(raw):
+        raise CheckpointError(
+            "weights.virtual", f"{what}: tensors of {sum(declared.values())} bytes in {len(raw)}", "stored numbers"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,6 +71,22 @@ def read_weights(raw: bytes, what: str = "policy.pth") -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise _unreadable(f"{what} holds {type(loaded).__name__}")
     return checked({name: tensor.detach() for name, tensor in loaded.items()}, what)
+
+
+def pickled_parts(raw: bytes, what: str) -> list[Pickle]:
+    """The pickles in a file of ``torch.save``, read inertly.
+
+    Raises:
+        CheckpointError: ``weights.unreadable``, or an error of its zip or pickle.
+    """
+    if not raw.startswith(b"PK"):
+        # Before 1.6 torch wrote four pickles (magic number, protocol, system, object), then the content.
+        return read_all(raw, 4)
+    inner = open_inner(what, raw)
+    names = [n for n in inner.namelist() if n.endswith("/data.pkl")]
+    if len(names) != 1:
+        raise _unreadable(f"{what} holds {len(names)} data.pkl")
+    return [read(inner.read(names[0]))]
 
 
 def _unreadable(found: str) -> CheckpointError:

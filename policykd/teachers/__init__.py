@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from policykd.teachers.inspection import Inspection, inspect
 from policykd.teachers.loading import load
+from policykd.teachers.sb3 import from_sb3
 from policykd.teachers.teacher import Teacher
 
-__all__ = ["Teacher", "load"]
+__all__ = ["Inspection", "Teacher", "from_sb3", "inspect", "load"]

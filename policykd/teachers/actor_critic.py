@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
-from policykd.prediction import Family, Obs, Prediction, Spec
+from policykd.prediction import ActingLayers, Family, Obs, Prediction, Spec
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain, check_log_std, same_tensors, sde_log_std
 from policykd.teachers.layers import Shelf, check_declared, widths
@@ -64,6 +65,13 @@ class ActorCritic(Brain):
             return Prediction(dist)
         other = shared if self.value_features is self.features else self.shared(self.value_features(obs))
         return Prediction(dist, value=self.value(other).squeeze(-1))
+
+    def acting_layers(self) -> ActingLayers | None:
+        """As of any network, with the standard deviation where it is one number a dimension (not gSDE's)."""
+        found = super().acting_layers()
+        if found is None or self.family != "diag_gaussian" or self.log_std.ndim != 1:
+            return found
+        return replace(found, log_std=self.log_std)
 
     def _dist(self, out: Tensor, latent: Tensor) -> Distribution:
         match self.family:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from policykd.errors import CheckpointError
-from policykd.prediction import Family, Obs, Prediction
-from policykd.teachers.layers import Features
+from policykd.prediction import ActingLayers, Family, Obs, Prediction
+from policykd.teachers.layers import BatchRenorm, Features
 
 __all__ = ["Brain", "check_log_std", "same_tensors", "sde_log_std"]
 
@@ -38,6 +38,22 @@ class Brain(nn.Module, ABC):
     @abstractmethod
     def forward(self, obs: Obs, values: bool) -> Prediction:
         """Prediction for observations ``[*b, ...]`` as the policy was trained on; ``values=False`` runs no critic."""
+
+    def acting_layers(self) -> ActingLayers | None:
+        """Features extractor, shared layers and trunk as plain layers; None where they are more than that."""
+        stack = [*self.shared, *self.trunk]
+        linears = [layer for layer in stack if isinstance(layer, nn.Linear)]
+        kinds = {type(layer) for layer in stack if not isinstance(layer, nn.Linear)}
+        convolutions: list[nn.Conv2d] = []
+        if (image := self.features.image) is not None:
+            convolutions = [layer for layer in image.cnn if isinstance(layer, nn.Conv2d)]
+            linears.insert(0, image.dense)
+            kinds.add(nn.ReLU)
+        elif self.features.images:
+            return None
+        if len(kinds) > 1 or BatchRenorm in kinds:
+            return None
+        return ActingLayers(tuple(linears), kinds.pop() if kinds else nn.Tanh, tuple(convolutions))
 
 
 def sde_log_std(latent: Tensor, log_std: Tensor, use_expln: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from policykd.distributions import Categorical, Deterministic, Distribution, TanhGaussian
 from policykd.errors import CheckpointError
-from policykd.prediction import Obs, Prediction, Spec
+from policykd.prediction import ActingLayers, Obs, Prediction, Spec
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain, check_log_std, same_tensors, sde_log_std
 from policykd.teachers.layers import Features, Shelf, check_declared, widths
@@ -99,6 +100,11 @@ class ContinuousActor(Brain):
                 log_std = sde_log_std(latent, self.sde, self.use_expln).expand_as(mean)
             dist = TanhGaussian(mean, log_std)
         return Prediction(dist, value=self.critics(obs, dist.mode()) if values else None)
+
+    def acting_layers(self) -> ActingLayers | None:
+        """As of any network, with the head of the standard deviation (not gSDE's)."""
+        found = super().acting_layers()
+        return None if found is None else replace(found, log_std=self.log_std, clip_mean=self.clip_mean or None)
 
 
 @final

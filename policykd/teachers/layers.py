@@ -14,10 +14,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.errors import CheckpointError
-from policykd.networks import flat_width, nature_cnn, preprocess
+from policykd.networks import flat_width, is_image, nature_cnn, preprocess
 from policykd.prediction import Obs
 
-__all__ = ["BatchRenorm", "Features", "Shelf", "check_declared", "widths"]
+__all__ = ["BatchRenorm", "Features", "NatureCNN", "Shelf", "check_declared", "widths"]
 
 
 def _misfit(found: str, expected: str) -> CheckpointError:
@@ -45,7 +45,7 @@ class BatchRenorm(nn.Module):
         return self.scale * x + self.bias
 
 
-class _Nature(nn.Module):
+class NatureCNN(nn.Module):
     """SB3's NatureCNN: convolutions, then one dense layer."""
 
     def __init__(self, channels: int, flat: int, width: int) -> None:
@@ -53,6 +53,11 @@ class _Nature(nn.Module):
         self.width = width
         self.cnn = nature_cnn(channels)
         self.linear = nn.Sequential(nn.Linear(flat, width), nn.ReLU())
+
+    @property
+    def dense(self) -> nn.Linear:
+        """The layer behind the convolutions."""
+        return next(layer for layer in self.linear if isinstance(layer, nn.Linear))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[b, c, h, w]`` to ``[b, width]``."""
@@ -68,7 +73,7 @@ class Features(nn.Module):
         scale_images: divide images by 255.
     """
 
-    def __init__(self, space: gym.Space, encoders: Mapping[str, _Nature], scale_images: bool) -> None:
+    def __init__(self, space: gym.Space, encoders: Mapping[str, NatureCNN], scale_images: bool) -> None:
         super().__init__()
         self.space = space
         self.scale_images = scale_images
@@ -76,6 +81,20 @@ class Features(nn.Module):
         self.parts = list(space.spaces.items()) if isinstance(space, spaces.Dict) else [("", space)]
         self.encoders = nn.ModuleList([encoders.get(key, nn.Identity()) for key, _ in self.parts])
         self.width = sum(encoders[k].width if k in encoders else flat_width(part) for k, part in self.parts)
+
+    @property
+    def images(self) -> int:
+        """Number of parts that pass through convolutions."""
+        return sum(isinstance(encoder, NatureCNN) for encoder in self.encoders)
+
+    @property
+    def image(self) -> NatureCNN | None:
+        """The convolutions of an observation that is one image of bytes, scaled to [0, 1]."""
+        encoder = self.encoders[0]
+        alone = len(self.parts) == 1 and not isinstance(self.space, spaces.Dict)
+        return (
+            encoder if alone and isinstance(encoder, NatureCNN) and self.scale_images and is_image(self.space) else None
+        )
 
     def forward(self, obs: Obs) -> Tensor:
         """Features of observations with any leading dimensions."""
@@ -168,7 +187,7 @@ class Shelf:
         """A features extractor: flattened numbers, or a NatureCNN for each image."""
         tensors = self.take(f"{prefix}.")
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-        encoders: dict[str, _Nature] = {}
+        encoders: dict[str, NatureCNN] = {}
         for key, part in parts.items():
             start = f"extractors.{key}." if key or isinstance(space, spaces.Dict) else ""
             own = {n.removeprefix(start): tensors.pop(n) for n in list(tensors) if n.startswith(start)}
@@ -202,7 +221,7 @@ def _filled(make: type[nn.Module], tensors: dict[str, Tensor], name: str, *args:
     return module
 
 
-def _nature(tensors: dict[str, Tensor], name: str, space: gym.Space) -> _Nature:
+def _nature(tensors: dict[str, Tensor], name: str, space: gym.Space) -> NatureCNN:
     first, last = tensors.get("cnn.0.weight"), tensors.get("linear.0.weight")
     shape = space.shape if isinstance(space, spaces.Box) else None
     if shape is None or len(shape) != 3 or min(shape[1:]) < 36:
@@ -210,7 +229,7 @@ def _nature(tensors: dict[str, Tensor], name: str, space: gym.Space) -> _Nature:
     if first is None or last is None or first.ndim != 4 or last.ndim != 2:
         raise _misfit(f"{name} with {sorted(tensors)[:4]}", "the layers of SB3's NatureCNN")
     height, width = (((n - 8) // 4 + 1 - 4) // 2 + 1 - 3 + 1 for n in shape[1:])
-    return _filled(_Nature, tensors, name, shape[0], 64 * height * width, last.shape[0])
+    return _filled(NatureCNN, tensors, name, shape[0], 64 * height * width, last.shape[0])
 
 
 def widths(stack: Sequence[nn.Module] | nn.Sequential) -> list[int]:

@@ -15,13 +15,17 @@ from policykd.checkpoints.spaces import as_space
 from policykd.checkpoints.vecnormalize import Statistics, read_vecnormalize
 from policykd.checkpoints.weights import read_weights
 from policykd.errors import CheckpointError
-from policykd.prediction import Origin
+from policykd.prediction import EnvWrapper, Origin
 from policykd.teachers.blueprint import Blueprint, Kind, kind_of, options_from
 from policykd.teachers.folders import Parts, find
-from policykd.teachers.settings import Settings, read_settings
+from policykd.teachers.settings import Settings, adapted, read_settings
 from policykd.teachers.teacher import Teacher
 
 __all__ = ["algorithm", "load", "plan_of", "policy_class"]
+
+
+# SB3 before 1.1 wrapped another algorithm in HER, which flattened {observation, desired_goal} on the way.
+_FLATTEN_GOAL = (EnvWrapper("FlattenGoal"),)
 
 
 def load(path: str | Path, normalizer: str | Path | None = "auto") -> Teacher:
@@ -47,13 +51,14 @@ def load(path: str | Path, normalizer: str | Path | None = "auto") -> Teacher:
         plan = plan_of(archive, fields)
         settings = read_settings(parts)
         statistics = _statistics(parts, fields, plan.kind, settings, normalizer)
+        settings = adapted(settings, plan.observation_space, statistics)
         gamma = fields.value("gamma", settings.gamma)
         origin = Origin(
             path=str(parts.zip),
             sha256=archive.sha256,
             env_id=settings.env_id,
             env_kwargs=settings.env_kwargs,
-            wrappers=settings.wrappers,
+            wrappers=(*settings.wrappers, *_FLATTEN_GOAL) if "model_class" in fields else settings.wrappers,
             gamma=None if gamma is None else as_float(gamma),
         )
         return Teacher(plan, origin, statistics)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
+
+import torch
+from torch import Tensor, nn
 
 from policykd.distributions import Categorical
 from policykd.errors import CheckpointError
-from policykd.prediction import Family, Obs, Prediction, Spec
+from policykd.prediction import ActingLayers, Family, Obs, Prediction, Spec
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain
 from policykd.teachers.layers import Shelf, check_declared, widths
 
-__all__ = ["QNetwork"]
+__all__ = ["QNetwork", "scaled"]
 
 
 @final
@@ -47,3 +51,25 @@ class QNetwork(Brain):
         if self.quantiles is not None:
             q = q.unflatten(-1, (self.quantiles, self.actions)).mean(-2)
         return Prediction(Categorical(q), value=q.amax(-1) if values else None, q=q)
+
+    def acting_layers(self) -> ActingLayers | None:
+        """As of any network; the output layer is averaged over the quantiles."""
+        found = super().acting_layers()
+        if found is None or self.quantiles is None:
+            return found
+        last = found.linears[-1]
+        weight = last.weight.unflatten(0, (self.quantiles, self.actions)).mean(0)
+        bias = last.bias.unflatten(0, (self.quantiles, self.actions)).mean(0)
+        return replace(found, linears=(*found.linears[:-1], _linear(weight, bias)))
+
+
+def scaled(layer: nn.Linear, factor: float) -> nn.Linear:
+    """A dense layer whose outputs are ``factor`` times those of ``layer``."""
+    return _linear(layer.weight * factor, layer.bias * factor)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return layer.requires_grad_(False)

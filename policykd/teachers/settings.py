@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
+from policykd.checkpoints.vecnormalize import Moments, Statistics
 from policykd.checkpoints.yamls import arguments, read_yaml
 from policykd.env_ids import current_id
 from policykd.errors import CheckpointError
 from policykd.prediction import EnvWrapper
 from policykd.teachers.folders import Parts
 
-__all__ = ["Settings", "read_settings"]
+__all__ = ["Settings", "adapted", "read_settings", "short_name"]
+
+_ANT, _FORCES = 27, 84
 
 _ID = re.compile(r"(?:[a-z0-9_]+-)?(?P<id>(?:[\w.]+:)?[A-Z][\w./-]*-v\d+)(?:_\d+)?")
 # Wrappers that rollouts and evaluation know by a short name; others keep the name of their class.
@@ -70,6 +75,22 @@ def read_settings(parts: Parts) -> Settings:
     )
 
 
+def adapted(settings: Settings, observation_space: gym.Space, statistics: Statistics | None) -> Settings:
+    """The settings for the environment that runs today, where it returns other observations than it did then.
+
+    Ant-v2 and v3 returned 84 contact forces that v4 leaves out, and under mujoco-py 2 they were all zero: an agent
+    whose normaliser never saw one move gets zeros, another gets v4's own forces.
+    """
+    if settings.env_id_then not in ("Ant-v2", "Ant-v3") or not isinstance(observation_space, gym.spaces.Box):
+        return settings
+    if observation_space.shape[0] - any(w.name == "TimeFeature" for w in settings.wrappers) != _ANT + _FORCES:
+        return settings
+    moments = None if statistics is None else statistics.obs
+    if isinstance(moments, Moments) and bool((moments.var[_ANT : _ANT + _FORCES] > 1e-6).any()):
+        return replace(settings, env_kwargs={**settings.env_kwargs, "use_contact_forces": True})
+    return replace(settings, wrappers=(EnvWrapper("PadZeros", {"count": _FORCES}), *settings.wrappers))
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -104,8 +125,12 @@ def _wrappers(value: Any) -> tuple[EnvWrapper, ...]:
 
 
 def _wrapper(name: str, kwargs: Mapping[str, Any]) -> EnvWrapper:
-    last = name.rsplit(".", 1)[-1]
-    return EnvWrapper(_SHORT.get(last, name), kwargs)
+    return EnvWrapper(short_name(name), kwargs)
+
+
+def short_name(name: str) -> str:
+    """The name under which rollouts know a wrapper class; the class's own where they do not."""
+    return _SHORT.get(name.rsplit(".", 1)[-1], name)
 
 
 def _stacked(value: Any) -> tuple[EnvWrapper, ...]:

@@ -13,12 +13,12 @@ from policykd.checkpoints.vecnormalize import Moments, Statistics
 from policykd.distributions import Categorical
 from policykd.errors import CheckpointError
 from policykd.networks import Normaliser, normalise
-from policykd.prediction import Obs, Origin, Policy, Prediction, Spec
+from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
 from policykd.teachers.actor_critic import ActorCritic
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain
 from policykd.teachers.continuous import ContinuousActor, Scorer
-from policykd.teachers.q_network import QNetwork
+from policykd.teachers.q_network import QNetwork, scaled
 
 __all__ = ["Teacher"]
 
@@ -70,6 +70,17 @@ class Teacher(Policy):
         """Numbers in the features extractor and the trunk."""
         modules = (self.brain.features, self.brain.shared, self.brain.trunk)
         return sum(p.numel() for module in modules for p in module.parameters())
+
+    @property
+    def acting_layers(self) -> ActingLayers | None:
+        """Features extractor and trunk as plain layers; None with several images, BatchRenorm, or mixed activations.
+
+        QRDQN's output layer is averaged over its quantiles, and a Q-network's gives Q in environment reward units.
+        """
+        found = self.brain.acting_layers()
+        if found is None or self.origin.reward_scale == 1.0 or not isinstance(self.brain, QNetwork):
+            return found
+        return replace(found, linears=(*found.linears[:-1], scaled(found.linears[-1], self.origin.reward_scale)))
 
 
 def _build(plan: Blueprint) -> Brain:
