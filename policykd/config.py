@@ -1,0 +1,57 @@
+"""What a person can choose, as frozen records with a sentence a field; no torch, no defaults hidden elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["METHODS", "DistillConfig", "Method"]
+
+Method = Literal["teacher", "student", "dagger", "dataset"]
+METHODS: tuple[Method, ...] = ("teacher", "student", "dagger", "dataset")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How a student is taught and how it is measured. Budgets count environment steps and updates, never seconds."""
+
+    method: Method = "dagger"
+    """Whose states are learnt from: the teacher's, the student's, both (from the first to the second), a dataset's."""
+    steps: int = 100_000
+    """Environment steps of one cycle; at its end the learning rate has decayed and the student is measured."""
+    cycles: int = 3
+    """Cycles at most: another one begins only while the student is measurably short of its teacher."""
+    rows_per_update: int = 32
+    """Environment steps for each gradient step."""
+    batch_size: int = 512
+    """Rows in one gradient step, drawn uniformly from the memory."""
+    learning_rate: float = 3e-3
+    """Adam's learning rate at the start of a cycle; it falls along a cosine to a fiftieth of that."""
+    average: float = 0.999
+    """Decay of the moving average of the weights that acts, is measured and is saved; 0 keeps none."""
+    mixture: float = 0.5
+    """dagger: share of the first cycle by whose end the teacher has stopped acting."""
+    explore: bool = False
+    """Draw actions from the distributions while collecting, instead of taking their modes."""
+    value_weight: float = 0.5
+    """Weight of the value loss, where both student and teacher have a value."""
+    memory: int = 1_000_000
+    """Labelled rows held at most, oldest out first."""
+    num_envs: int = 16
+    """Environments stepped side by side."""
+    vector: Literal["auto", "sync", "async"] = "auto"
+    """Native vector environments where there are any, else one by one; async gives each a process."""
+    seed: int = 0
+    """Seeds first weights, environments and draws; the reported episodes depend on it too."""
+    until_retention: float | None = None
+    """Stop as soon as this retention is reached on selection episodes and confirmed at once on 100 fresh ones."""
+    select_episodes: int = 100
+    """Episodes of each selection; their seeds are never reported."""
+    episodes: int = 100
+    """Reported episodes of teacher, student and random policy, at least."""
+    max_episodes: int = 400
+    """Reported episodes of teacher and student at most, where more are needed for the precision."""
+    precision: float = 0.05
+    """Half-width of the retention's interval that is enough."""
+    max_seconds: float | None = None
+    """A guard, not a budget: training stops after this many seconds and the report says so."""

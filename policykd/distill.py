@@ -1,0 +1,361 @@
+"""One call from a teacher and an environment to a measured student; written only with public rooms below it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from policykd import students
+from policykd.clock import Clock
+from policykd.config import METHODS, DistillConfig
+from policykd.datasets import Ring
+from policykd.errors import SpaceError, UnknownNameError, UsageError
+from policykd.evaluation import BLOCK, Interval, Kept, Score, compare_on, extend, retention
+from policykd.learner import Learner
+from policykd.load import load_teacher
+from policykd.losses import Objective, PairLoss, Weighted
+from policykd.losses.defaults import default_objective
+from policykd.prediction import Policy, Spec, Update
+from policykd.recipe import Recipe
+from policykd.recipe import load as load_recipe
+from policykd.report import Measured, Report
+from policykd.rollouts import Collector, make
+from policykd.rollouts.collect import Rollout
+from policykd.supervised import cosine, interact, mixture
+
+__all__ = ["Look", "Tick", "distill"]
+
+_WARM_UP = 2048
+"""Rows that set the scales (normaliser, values, Q) before the first gradient step."""
+
+_REPORT, _SELECT, _CONFIRM = 10_000_000, 20_000_000, 30_000_000
+"""First seeds of the reported, selecting and confirming episodes: they never meet each other or training's."""
+
+_AS_GOOD = 0.99
+"""Retention on the selection episodes from which no further cycle is begun."""
+
+_KEEP = 5_000
+"""Visited observations on which agreement, KL and value error are measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tick:
+    """News for a progress display: one a round of collection."""
+
+    update: Update
+    collector: Collector
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """News for a log: the student was measured on selection episodes."""
+
+    env_steps: int
+    updates: int
+    score: Score
+    retention: Interval
+
+
+def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
+    pairs = (
+        ("observation", env.observation_space, teacher.spec.observation_space),
+        ("action", env.action_space, teacher.spec.action_space),
+    )
+    for name, found, wanted in pairs:
+        same = (
+            type(found) is type(wanted)
+            and (not isinstance(found, gym.spaces.Dict) or set(found.spaces) == set(wanted.spaces))  # type: ignore[attr-defined]
+            and sorted(found.shape or ()) == sorted(wanted.shape or ())
+            and getattr(found, "n", None) == getattr(wanted, "n", None)
+        )
+        if not same:
+            raise SpaceError(
+                f"space.{name}",
+                f"{recipe.env_id} has {name} space {found}",
+                f"the teacher's, {wanted}",
+                "name the environment that the teacher was trained in (--env), with its wrappers",
+            )
+
+
+def _check(config: DistillConfig) -> None:
+    if config.method not in METHODS:
+        raise UnknownNameError.of("method", config.method, METHODS)
+    for name in (
+        "steps",
+        "cycles",
+        "rows_per_update",
+        "batch_size",
+        "memory",
+        "num_envs",
+        "select_episodes",
+        "episodes",
+    ):
+        if getattr(config, name) < 1:
+            raise UsageError(
+                "config.zero",
+                f"{name} = {getattr(config, name)}",
+                "at least 1",
+                f"leave --{name.replace('_', '-')} out for the default",
+            )
+
+
+class _Scores:
+    """Scores of one policy each on selection or reported seeds, grown on demand and never measured twice."""
+
+    def __init__(self, recipe: Recipe, clock: Clock) -> None:
+        self.recipe, self.clock, self.played = recipe, clock, 0
+        self._known: dict[tuple[str, int], Score] = {}
+
+    def __call__(self, name: str, policy: Policy | None, episodes: int, seed: int, keep: int = 0) -> Score:
+        known = self._known.get((name, seed))
+        if known is None or known.episodes < episodes:
+            with self.clock.phase("evaluate"):
+                self.played += episodes - (known.episodes if known else 0)
+                known = extend(known, policy, self.recipe, episodes, seed=seed, keep=keep)
+            self._known[name, seed] = known
+        return known
+
+    def fresh(self, policy: Policy, episodes: int, seed: int) -> Score:
+        """A score of a policy that will have changed by the next time."""
+        self.played += episodes
+        with self.clock.phase("evaluate"):
+            return extend(None, policy, self.recipe, episodes, seed=seed)
+
+
+def distill(
+    teacher: Policy | str | Path,
+    student: Policy | None = None,
+    env: str | Path | Recipe | Callable[..., gym.Env] | None = None,
+    *,
+    config: DistillConfig | None = None,
+    loss: Weighted | Objective | PairLoss | None = None,
+    hidden: str | tuple[int, ...] = (64, 64),
+    on_tick: Callable[[Tick], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
+    **changes: Any,
+) -> Report:
+    """Teach ``student`` what ``teacher`` does in ``env``, and measure what it kept.
+
+    Args:
+        teacher: a Policy, or a path that ``load_teacher`` reads.
+        student: the student to teach, in place; None builds ``students.build(teacher.spec, hidden)``.
+        env: Gymnasium id, path of a recipe, Recipe, or a function that makes an environment; None takes the teacher's.
+        config: how; ``changes`` are fields of it, ``distill(..., steps=50_000, seed=1)``.
+        loss: objective or pair loss; None takes the family's default (``losses.defaults``).
+        hidden: widths of the student that is built.
+        on_tick, on_look: called after each round, and after each selection.
+
+    Returns:
+        The Report; its ``policy`` is the student with the best weights by selection.
+
+    Raises:
+        SpaceError: ``space.*`` when teacher, student and environment do not fit together.
+        UsageError: ``config.*`` for budgets that cannot be meant.
+    """
+    clock = Clock()
+    with clock.phase("load"):
+        config = replace(config or DistillConfig(), **changes)
+        _check(config)
+        teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
+        recipe = _recipe(teacher, env)
+        if student is None:
+            student = students.build(teacher.spec, hidden, value=False, seed=config.seed)
+        _check_student(student.spec, teacher.spec)
+        student.origin = replace(
+            student.origin,
+            env_id=recipe.env_id,
+            env_kwargs=recipe.env_kwargs,
+            wrappers=recipe.wrappers,
+            gamma=teacher.origin.gamma,
+        )
+    training = _Training(teacher, student, recipe, config, clock, loss, on_tick, on_look)
+    stopped_by = training.run()
+    return training.report(stopped_by)
+
+
+def _recipe(teacher: Policy, env: str | Path | Recipe | Callable[..., gym.Env] | None) -> Recipe:
+    if env is None and teacher.origin.env_id is None:
+        raise UsageError(
+            "env.missing",
+            "a teacher that does not say where it lives",
+            "an environment",
+            "name it: --env LunarLander-v3",
+        )
+    kwargs = teacher.origin.env_kwargs if env is None else None
+    recipe = load_recipe(env or teacher.origin.env_id or "", env_kwargs=kwargs, wrappers=teacher.origin.wrappers)
+    probe = recipe.make()
+    _check_spaces(teacher, probe, recipe)
+    probe.close()
+    return recipe
+
+
+def _check_student(student: Spec, teacher: Spec) -> None:
+    if student.family != teacher.family:
+        raise SpaceError(
+            "space.family",
+            f"a student of family {student.family}",
+            f"the teacher's, {teacher.family}",
+            "build it with students.mlp(teacher.spec)",
+        )
+
+
+class _Training:
+    """One student's way from the first observation to the report."""
+
+    def __init__(
+        self,
+        teacher: Policy,
+        student: Policy,
+        recipe: Recipe,
+        config: DistillConfig,
+        clock: Clock,
+        loss: Weighted | Objective | PairLoss | None,
+        on_tick: Callable[[Tick], None] | None,
+        on_look: Callable[[Look], None] | None,
+    ) -> None:
+        self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
+        self.on_tick, self.on_look = on_tick, on_look
+        self.scores = _Scores(recipe, clock)
+        self.history: list[dict[str, float]] = []
+        self.best: tuple[float, dict[str, Any]] | None = None
+        with_value = (
+            config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
+        )
+        with clock.phase("collect"):
+            envs = make(recipe, config.num_envs, config.vector)
+            self.collector = Collector(envs, teacher, seed=config.seed, explore=config.explore, values=with_value)
+            self.memory = Ring(config.memory, seed=config.seed)
+            first = self._first(student)
+            self.memory.add(first.batch)
+            self.env_steps = first.steps
+        with clock.phase("learn"):
+            if isinstance(student, students.Student):
+                students.adopt_scales(student, teacher, first.batch)
+            objective = loss or default_objective(
+                student.spec.family, first.batch.target, with_value=with_value, value_weight=config.value_weight
+            )
+            self.learner = Learner(student, objective, lr=cosine(config.learning_rate), average=config.average or None)
+
+    def _first(self, student: Policy) -> Rollout:
+        vector_steps = -(-min(_WARM_UP, self.config.steps) // self.config.num_envs)
+        if self.config.method == "student":
+            return self.collector.collect(vector_steps, student, 0.0)
+        return self.collector.collect(vector_steps)
+
+    def run(self) -> str:
+        """Cycles until the student is as good as its teacher, the target is met, or the budget or time is spent."""
+        target = self.config.until_retention
+        for cycle in range(self.config.cycles):
+            for update in self._cycle(cycle):
+                if self.config.max_seconds is not None and self.clock.elapsed > self.config.max_seconds:
+                    self._look()
+                    return "time"
+                if target is not None and self._time_to_look(update) and self._reached(target):
+                    return "target"
+            if target is not None and self._reached(target):
+                return "target"
+            if target is None and self._look() >= _AS_GOOD:
+                return "converged"
+        return "budget"
+
+    def _cycle(self, cycle: int) -> Iterator[Update]:
+        seen = self.env_steps
+        done = cycle * self.config.steps
+        beta = mixture(self.config, cycle)
+        for update in interact(
+            self.learner, self.collector, self.memory, self.config, beta=beta, done=done, taken=seen, clock=self.clock
+        ):
+            if self.on_tick is not None and update.progress.env_steps != self.env_steps:
+                self.on_tick(Tick(update, self.collector, self.config.steps * self.config.cycles))
+            self.env_steps = update.progress.env_steps
+            yield update
+
+    def _time_to_look(self, update: Update) -> bool:
+        # Looks are a factor of sqrt(2) apart in environment steps: late ones cost no more, relative to what went before.
+        last = self.history[-1]["env_steps"] if self.history else _WARM_UP / 2**0.5
+        return update.progress.env_steps >= last * 2**0.5
+
+    def _look(self) -> float:
+        """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
+        config, student = self.config, self.learner.averaged
+        seed = _SELECT + config.seed
+        score = self.scores.fresh(student, config.select_episodes, seed)
+        teacher = self.scores("teacher", self.teacher, config.select_episodes, seed)
+        random = self.scores("random", None, BLOCK, _REPORT + config.seed)
+        kept = retention(score, teacher, random)
+        self.history.append(
+            {
+                "env_steps": self.env_steps,
+                "updates": self.learner.updates,
+                "return_mean": score.mean,
+                "length_mean": score.mean_length,
+                "retention": kept.value if kept.value is not None else float("nan"),
+            }
+        )
+        if self.best is None or score.mean > self.best[0]:
+            self.best = (score.mean, copy.deepcopy(student.state_dict()))
+        if self.on_look is not None:
+            self.on_look(Look(self.env_steps, self.learner.updates, score, kept))
+        # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget is spent.
+        return float("-inf") if kept.value is None else kept.value
+
+    def _reached(self, target: float) -> bool:
+        if self._look() < target:
+            return False
+        seed = _CONFIRM + self.config.seed + len(self.history) * BLOCK
+        student = self.scores.fresh(self.learner.averaged, BLOCK, seed)
+        teacher = self.scores("teacher", self.teacher, BLOCK, seed)
+        confirmed = retention(student, teacher, self.scores("random", None, BLOCK, _REPORT + self.config.seed))
+        if confirmed.value is None or confirmed.value < target:
+            return False
+        self.best = (float("inf"), copy.deepcopy(self.learner.averaged.state_dict()))
+        return True
+
+    def report(self, stopped_by: str) -> Report:
+        """The student with the best weights, measured beside its teacher on episodes that chose nothing."""
+        config, student = self.config, self.learner.student
+        if self.best is not None:
+            student.load_state_dict(self.best[1])
+        self.collector.envs.close()
+        played = self.scores.played
+        seed, episodes = _REPORT + config.seed, config.episodes
+        random = self.scores("random", None, max(BLOCK, episodes), seed)
+        while True:
+            mine = self.scores("student", student, episodes, seed, keep=_KEEP)
+            theirs = self.scores("teacher", self.teacher, episodes, seed)
+            kept = retention(mine, theirs, random)
+            if kept.half_width <= config.precision or kept.low is None or episodes >= config.max_episodes:
+                break
+            episodes = min(episodes + BLOCK, config.max_episodes)
+        with self.clock.phase("evaluate"):
+            closeness = (
+                compare_on(mine.obs, student, self.teacher) if mine.obs is not None else Kept(float("nan"), None, None)
+            )
+        seconds = {**self.clock.wall, "total": self.clock.elapsed}
+        size = students.size_bytes(student) if isinstance(student, students.Student) else None
+        return Report(
+            kind="distill",
+            env_id=self.recipe.env_id,
+            method=config.method,
+            seed=config.seed,
+            stopped_by=stopped_by,
+            teacher=Measured.of(theirs, self.teacher),
+            student=Measured.of(mine, student, size),
+            random=Measured.of(random),
+            retention=kept,
+            kept=closeness,
+            env_steps=self.env_steps,
+            updates=self.learner.updates,
+            evaluations=played,
+            seconds=seconds,
+            cpu_seconds=dict(self.clock.cpu),
+            config=asdict(config),
+            history=tuple(self.history),
+            policy=student,
+        )

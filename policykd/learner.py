@@ -1,0 +1,120 @@
+"""The one mutable object and the one reduction: a student, its objective and its optimizer; it never makes a batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policykd.losses import Objective, PairLoss, Weighted, as_objective
+from policykd.prediction import Batch, Policy, Progress, Update
+
+__all__ = ["Learner", "Schedule", "reduce_rows"]
+
+Schedule = float | Callable[[Progress], float]
+
+
+def reduce_rows(rows: Tensor, weight: Tensor | None, mask: Tensor | None) -> Tensor:
+    """sum(weight x mask x rows) / max(sum(mask), 1): the only reduction there is.
+
+    Args:
+        rows: one loss a row, ``[*b]``; a row that is masked out may hold anything, NaN included.
+        weight, mask: ``[*b]`` or None for ones. With every row masked the result is 0, with a zero gradient.
+    """
+    if mask is not None:
+        rows = torch.where(mask.bool(), rows, 0.0)
+    if weight is not None:
+        rows = rows * weight
+    count = rows.numel() if mask is None else mask.sum().clamp_min(1)
+    return rows.sum() / count
+
+
+class Learner:
+    """Teaches ``student`` one batch at a time.
+
+    Args:
+        student: any Policy with parameters to train.
+        objective: an objective, or a pair loss ``(student, target) -> [*b]`` (a user's function is as good as ours).
+        lr: Adam's learning rate, a number or a function of Progress.
+        average: decay of the exponential moving average of the weights that ``averaged`` holds (Polyak & Juditsky
+            1992); None keeps none, and ``averaged`` is the student itself.
+        max_grad_norm: the gradient is scaled down to this norm; None leaves it alone.
+    """
+
+    def __init__(
+        self,
+        student: Policy,
+        objective: Weighted | Objective | PairLoss,
+        *,
+        lr: Schedule = 3e-3,
+        average: float | None = 0.99,
+        max_grad_norm: float | None = 1.0,
+    ) -> None:
+        self.student, self.objective, self.lr = student, as_objective(objective), lr
+        self.average, self.max_grad_norm = average, max_grad_norm
+        self._parameters: list[Tensor] = [p for p in student.parameters() if p.requires_grad]
+        # The averaged student follows the student's own weights; a parametric loss's are trained but never acted with.
+        self._trained = self._parameters + [p for m in self.objective.modules for p in m.parameters()]
+        self._optimizer = torch.optim.Adam(self._trained, lr=1e-3, fused=True)
+        self.updates = 0
+        self.averaged = student if average is None else copy.deepcopy(student)
+        self._averaged_parameters: list[Tensor] = [p for p in self.averaged.parameters() if p.requires_grad]
+
+    def step(self, batch: Batch, progress: Progress | None = None) -> Update:
+        """One gradient step on one batch.
+
+        Returns:
+            The reduced loss and terms as tensors: nothing here waits for the device.
+        """
+        progress = progress or Progress(updates=self.updates)
+        lr = self.lr(progress) if callable(self.lr) else self.lr
+        found = self.objective.terms(self.student(batch.obs), batch, progress)
+        weights = {name: term.weight for name, term in found.items()}
+        terms = {name: reduce_rows(term.rows, batch.weight, batch.mask) for name, term in found.items()}
+        loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = None
+        if self.max_grad_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self._trained, self.max_grad_norm)
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        self.updates += 1
+        self._follow()
+        detached = {name: term.detach() for name, term in terms.items()}
+        return Update(self.updates, loss.detach(), detached, weights, norm, progress, lr)
+
+    def _follow(self) -> None:
+        if self.average is None:
+            return
+        # A young average would remember its random start for 1 / (1 - decay) steps: let it forget faster at first.
+        decay = min(self.average, self.updates / (self.updates + 10.0))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averaged_parameters, self._parameters, 1.0 - decay)
+
+    def restart_average(self) -> None:
+        """Set the averaged student to the student as it is (buffers too: call it after changing a normaliser)."""
+        if self.averaged is not self.student:
+            self.averaged.load_state_dict(self.student.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that ``step`` changes: weights, averaged weights, losses' parameters, optimizer, counter."""
+        return {
+            "student": self.student.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "losses": [m.state_dict() for m in self.objective.modules],
+            "optimizer": self._optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
+        self.student.load_state_dict(state["student"])
+        self.averaged.load_state_dict(state["averaged"])
+        for module, saved in zip(self.objective.modules, state["losses"], strict=True):
+            module.load_state_dict(saved)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]

@@ -1,0 +1,132 @@
+"""report.json: teacher, student and random policy side by side; it measures nothing and leaves no field out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from policykd.evaluation import Interval, Kept, Score
+from policykd.prediction import Policy
+
+__all__ = ["Measured", "Report", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {}
+    for name in ("policykd", "torch", "gymnasium", "stable-baselines3", "numpy"):
+        try:
+            found[name.replace("-", "_")] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _finite(x: float | None) -> float | None:
+    return None if x is None or not math.isfinite(x) else float(x)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One policy's returns over the reported episodes."""
+
+    return_mean: float
+    return_ci: tuple[float, float]
+    return_std: float
+    episodes: int
+    length_mean: float
+    source: str | None = None
+    algo: str | None = None
+    params: int | None = None
+    bytes: int | None = None
+
+    @classmethod
+    def of(cls, score: Score, policy: Policy | None = None, size: int | None = None) -> Measured:
+        """The record of a score, with what is known of the policy."""
+        known = (
+            {}
+            if policy is None
+            else {"algo": policy.origin.algo, "source": policy.origin.path, "params": policy.acting_parameters}
+        )
+        return cls(
+            score.mean,
+            score.ci(),
+            float(score.returns.std()),
+            score.episodes,
+            score.mean_length,
+            bytes=size,
+            **known,  # type: ignore[arg-type]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON fields; what is not known is left out."""
+        fields = {**vars(self), "return_ci": list(self.return_ci)}
+        return {k: v for k, v in fields.items() if v is not None}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found. ``str`` is a line for people, ``to_dict`` the contract of report.json."""
+
+    kind: str
+    env_id: str
+    method: str
+    seed: int
+    stopped_by: str
+    """budget, target, converged, or time."""
+    teacher: Measured
+    student: Measured
+    random: Measured
+    retention: Interval
+    kept: Kept
+    env_steps: int
+    updates: int
+    evaluations: int
+    """Episodes played to select or stop, over all policies; the reported ones are not among them."""
+    seconds: Mapping[str, float]
+    cpu_seconds: Mapping[str, float]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+    """One entry a selection: environment steps, updates, selection return and retention."""
+    policy: Policy | None = field(default=None, repr=False, compare=False)
+    """The trained student itself; not part of the JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of report.json; nothing in it is NaN or infinite."""
+        r = self.retention
+        return {
+            "schema": 1,
+            "kind": self.kind,
+            "env_id": self.env_id,
+            "method": self.method,
+            "seed": self.seed,
+            "stopped_by": self.stopped_by,
+            "teacher": self.teacher.to_dict(),
+            "student": self.student.to_dict(),
+            "random": self.random.to_dict(),
+            "retention": _finite(r.value),
+            "retention_ci": None if r.low is None or r.high is None else [r.low, r.high],
+            **({"retention_reason": r.reason} if r.reason else {}),
+            "agreement": self.kept.agreement,
+            "kl": _finite(self.kept.kl),
+            "value_error": _finite(self.kept.value_error),
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "evaluations": self.evaluations,
+            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+            "cpu_seconds": {k: round(v, 3) for k, v in self.cpu_seconds.items()},
+            "history": [dict(h) for h in self.history],
+            "config": dict(self.config),
+            "versions": versions(),
+        }
+
+    def __str__(self) -> str:
+        s, t = self.student, self.teacher
+        size = f"{s.params:,} of {t.params:,} parameters" if s.params and t.params else "student"
+        return (
+            f"{size}: return {s.return_mean:.1f} [{s.return_ci[0]:.1f}, {s.return_ci[1]:.1f}], "
+            f"teacher {t.return_mean:.1f}, random {self.random.return_mean:.1f}; retention {self.retention}"
+        )

@@ -1,0 +1,91 @@
+"""The loop that makes labelled batches for a Learner, from environments or from a dataset; it measures no returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from policykd.clock import Clock
+from policykd.config import DistillConfig
+from policykd.datasets.ring import Ring
+from policykd.learner import Learner
+from policykd.prediction import Progress, Update
+from policykd.rollouts.collect import Collector
+
+__all__ = ["ROUND", "cosine", "interact", "mixture", "replay"]
+
+ROUND = 32
+"""Vector steps of one round: short against an episode, long against a call."""
+
+Mixture = Callable[[Progress], float]
+
+
+def cosine(peak: float, end: float = 0.02) -> Callable[[Progress], float]:
+    """A learning rate that falls from ``peak`` to ``end * peak`` along half a cosine of a cycle's fraction."""
+
+    def at(progress: Progress) -> float:
+        return peak * (end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(progress.fraction, 1.0))))
+
+    return at
+
+
+def mixture(config: DistillConfig, cycle: int = 0) -> Mixture:
+    """Probability that the teacher acts, as a function of progress: 1 (teacher), 0 (student) or falling (dagger)."""
+    if config.method == "teacher":
+        return lambda progress: 1.0
+    if config.method == "student" or cycle > 0 or config.mixture <= 0:
+        return lambda progress: 0.0
+    return lambda progress: max(0.0, 1.0 - progress.fraction / config.mixture)
+
+
+def interact(
+    learner: Learner,
+    collector: Collector,
+    memory: Ring,
+    config: DistillConfig,
+    *,
+    beta: Mixture,
+    done: int = 0,
+    taken: int = 0,
+    clock: Clock | None = None,
+) -> Iterator[Update]:
+    """Collect a round, add it to the memory, learn from the memory; until ``config.steps`` environment steps are taken.
+
+    With the student acting and all data kept this is DAgger (Ross et al. 2011, 1011.0686, algorithm 3.1), in many small
+    rounds, with the moving average of the student in the student's place.
+
+    Args:
+        beta: probability that the teacher acts.
+        done: environment steps at which this cycle begins.
+        taken: environment steps taken so far (a cycle may begin with some of its own already in the memory).
+        clock: gets the phases ``collect`` and ``learn``.
+
+    Yields:
+        One Update a gradient step; its ``progress`` counts environment steps over all cycles, its fraction in this one.
+    """
+    clock = clock or Clock()
+    end, owed = done + config.steps, (taken - done) / config.rows_per_update
+    while taken < end:
+        progress = Progress(taken, learner.updates, (taken - done) / config.steps)
+        with clock.phase("collect"):
+            rollout = collector.collect(ROUND, learner.averaged, beta(progress))
+            memory.add(rollout.batch)
+        taken += rollout.steps
+        owed += rollout.steps / config.rows_per_update
+        while owed >= 1.0:
+            owed -= 1.0
+            progress = Progress(taken, learner.updates, min((taken - done) / config.steps, 1.0))
+            with clock.phase("learn"):
+                update = learner.step(memory.sample(config.batch_size), progress)
+            yield update
+
+
+def replay(
+    learner: Learner, memory: Ring, config: DistillConfig, *, updates: int, clock: Clock | None = None
+) -> Iterator[Update]:
+    """Learn ``updates`` times from what the memory holds, no environment stepped (behaviour cloning on soft labels)."""
+    clock = clock or Clock()
+    for i in range(updates):
+        with clock.phase("learn"):
+            update = learner.step(memory.sample(config.batch_size), Progress(0, learner.updates, i / updates))
+        yield update
