@@ -22,7 +22,7 @@ STAIRS = [
     ["learner", "rollouts"],
     ["load"],
     ["losses", "teachers", "students", "datasets", "recipe"],
-    ["checkpoints", "networks"],
+    ["checkpoints", "networks", "spaces_json"],
     ["prediction"],
     ["distributions"],
     ["clock", "config", "env_ids"],

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from policykd import students
 from policykd.errors import CheckpointError, RunError, SpaceError
 from policykd.prediction import FAMILIES, EnvWrapper, Origin, Prediction, Spec, obs_tensor
+from policykd.spaces_json import space_from_json, space_to_json
 from policykd.students import Shape, Student
-from policykd.students.spaces_json import space_from_json, space_to_json
 
 BOX = spaces.Box(np.float32([-1, -np.inf, -3]), np.float32([1, np.inf, 0.1]))
 IMAGE = spaces.Box(0, 255, (10, 12, 1), np.uint8)

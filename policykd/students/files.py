@@ -19,10 +19,10 @@ from torch import Tensor
 from policykd.errors import CheckpointError, PolicykdError, RunError
 from policykd.networks import Normaliser
 from policykd.prediction import FAMILIES, EnvWrapper, Origin, Spec
+from policykd.spaces_json import space_from_json, space_to_json
 from policykd.students.network import Student, empty
 from policykd.students.normaliser import install_normaliser, normalised_parts
 from policykd.students.shape import Shape
-from policykd.students.spaces_json import space_from_json, space_to_json
 
 __all__ = ["load", "save"]
 
