@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,7 +58,8 @@ class Categorical:
 
     logits: Tensor
 
-    @cached_property
+    # Not cached: computed once under no_grad (a draw, a chart), it would cut the graph of a later loss.
+    @property
     def log_probs(self) -> Tensor:
         """Normalised log-probabilities, ``[*b, a]``."""
         return F.log_softmax(self.logits, -1)
@@ -77,7 +77,8 @@ class Categorical:
 
     def entropy(self) -> Tensor:
         """Entropy in nats, ``[*b]``."""
-        return -weighted_terms(self.probs, self.log_probs).sum(-1)
+        log_probs = self.log_probs
+        return -weighted_terms(log_probs.exp(), log_probs).sum(-1)
 
     def mode(self) -> Tensor:
         """The most probable index, ``[*b]``."""
@@ -330,9 +331,7 @@ def leading(dist: Distribution) -> torch.Size:
 
 def map_tensors(dist: D, f: Callable[[Tensor], Tensor]) -> D:
     """A distribution of the same family with ``f`` applied to each of its tensors (indexing, detaching, moving)."""
-    # vars() also holds cached properties, which must be computed anew.
-    fields = {k: v for k, v in vars(dist).items() if k in dist.__dataclass_fields__ and isinstance(v, Tensor)}
-    mapped: dict[str, Any] = {k: f(v) for k, v in fields.items()}
+    mapped: dict[str, Any] = {k: f(v) for k, v in vars(dist).items() if isinstance(v, Tensor)}
     return replace(dist, **mapped)
 
 

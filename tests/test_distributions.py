@@ -220,7 +220,7 @@ def test_no_rows_are_no_trouble(family: str) -> None:
 
 
 def tensors(dist: Distribution) -> list[Tensor]:
-    return [v for k, v in vars(dist).items() if k in dist.__dataclass_fields__ and isinstance(v, Tensor)]
+    return [v for v in vars(dist).values() if isinstance(v, Tensor)]
 
 
 def rebuilt(like: Distribution, values: tuple[Tensor, ...]) -> Distribution:
@@ -240,6 +240,14 @@ def test_gradients_against_finite_differences(family: str) -> None:
     assert gradcheck(lambda *v: rebuilt(p, v).entropy(), tensors(p))
     assert gradcheck(lambda *v: rebuilt(p, v).log_prob(action), tensors(p))
     assert gradcheck(lambda *v: kl(rebuilt(p, v[:n]), rebuilt(q, v[n:])), tensors(p) + tensors(q))
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_a_look_without_gradient_does_not_cut_the_graph(family: str) -> None:
+    p, q = map_tensors(build(family), lambda t: t.requires_grad_()), build(family, seed=1)
+    with torch.no_grad():
+        p.sample(), p.entropy(), kl(p, q)
+    assert kl(q, p).requires_grad and p.entropy().requires_grad
 
 
 def test_gradients_with_masked_actions_are_finite_and_right() -> None:
@@ -367,7 +375,7 @@ def test_tanh_log_prob_agrees_on_both_sides_of_tanh() -> None:
 
 def integral(mean: float, std: float) -> float:
     """The entropy by a dense sum over 12 standard deviations, in the variable before tanh."""
-    z = np.linspace(-12, 12, 200_001)
+    z = np.linspace(-12, 12, 20_001)
     u = mean + std * z
     fold = 2 * (math.log(2) - u - np.logaddexp(0, -2 * u))
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
@@ -449,9 +457,8 @@ def test_a_point_mass_has_no_density() -> None:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_map_tensors_keeps_the_family_and_drops_what_was_cached(family: str) -> None:
+def test_map_tensors_keeps_the_family(family: str) -> None:
     dist = build(family)
-    dist.entropy()  # fills Categorical's cache
     row = map_tensors(dist, lambda t: t[1])
     assert type(row) is type(dist)
     assert leading(row) == (3,)

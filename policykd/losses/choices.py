@@ -75,8 +75,8 @@ def map_choices(dist: Distribution, f: Callable[[Tensor], Tensor]) -> Distributi
 
 
 def legal(logits: Tensor) -> Tensor:
-    """Where an action can be taken at all, bool, the shape of ``logits``."""
-    return logits > -torch.inf
+    """Where an action can be taken at all, bool, the shape of ``logits``; a NaN counts, so that it is never hidden."""
+    return logits != -torch.inf
 
 
 def on_legal(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:

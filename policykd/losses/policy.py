@@ -212,7 +212,7 @@ def mse(student: Prediction, target: Prediction, *, space: Space = "action") -> 
 
 
 def huber(student: Prediction, target: Prediction, *, delta: float = 1.0, space: Space = "action") -> Tensor:
-    """Mean Huber loss of the errors that ``mse`` squares, ``[*b]``: e^2 / 2 up to delta, delta (|e| - delta / 2) beyond.
+    """Mean Huber loss of the errors e that ``mse`` squares, ``[*b]``: e^2 / 2, delta (|e| - delta / 2) beyond delta.
 
     delta -> inf is mse / 2; huber / delta -> |e| as delta -> 0.
 
@@ -298,7 +298,7 @@ def _mean_error(
     s, t = _pair(student, target)
     pairs = choices.paired(s, t)
     if isinstance(s, Bernoulli) and isinstance(t, Bernoulli) and pairs is not None:
-        free = t.logits.isfinite()
+        free = ~t.logits.isinf()
         return f(torch.where(free, s.logits - torch.where(free, t.logits, 0.0), 0.0)).mean(-1)
     if pairs is not None:
         return choices.over_row(s, [_centred_error(zs, zt, f) for zs, zt in pairs]) / len(pairs)

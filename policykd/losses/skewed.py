@@ -38,7 +38,7 @@ def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     a, b = log_a.exp(), log_b.exp()
     if alpha == 1:
         return weighted_terms(a, log_a - log_b).sum(-1)
-    there = log_a > -torch.inf
+    there = log_a != -torch.inf
     # A ratio above e^80 is cut: it belongs to an a below e^-80, whose share is nothing.
     log_ratio = torch.where(there, log_b - torch.where(there, log_a, 0.0), 0.0).clamp(max=80.0)
     x = alpha * torch.expm1(log_ratio)
