@@ -32,13 +32,19 @@ def load_teacher(path: str | Path, normalizer: str | Path | Literal["auto"] | No
             ``model.predict``; a path names one. A student brings its own.
 
     Raises:
-        CheckpointError: ``path.missing``; ``path.nothing`` for a folder without a policy; ``card.sha256`` and
-            ``card.json`` for a shelf entry that is not what its card says; else the file's own reader's.
+        CheckpointError: ``path.missing``, ``path.unreadable``; ``path.nothing`` for a folder without a policy;
+            ``card.sha256`` and ``card.json`` for a shelf entry that is not what its card says; or its reader's.
     """
-    path = _existing(Path(path))
-    card = _card(path) if path.is_dir() and (path / "card.json").exists() else {}
-    weights = _weights(path)
-    _check_hashes(card, path, weights)
+    path = Path(path)
+    try:
+        path = _existing(path)
+        card = _card(path) if path.is_dir() and (path / "card.json").exists() else {}
+        weights = _weights(path)
+        _check_hashes(card, path, weights)
+    except OSError as why:
+        raise CheckpointError(
+            "path.unreadable", f"{str(path)[:200]}: {why.strerror}", "a path that can be read", "check its permissions"
+        ) from None
     policy: Policy
     if weights.suffix == ".safetensors":
         if normalizer not in ("auto", None):
@@ -79,10 +85,7 @@ def _existing(path: Path) -> Path:
     parent, name = path.parent, path.name
     while not parent.exists() and parent != parent.parent:
         parent, name = parent.parent, parent.name
-    try:
-        siblings = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    except OSError:
-        siblings = []
+    siblings = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
     close = difflib.get_close_matches(name, siblings, n=3, cutoff=0.5)
     fix = f"did you mean {' or '.join(str(parent / c) for c in close)}?" if close else f"look in {parent}"
     raise CheckpointError("path.missing", f"{path} does not exist", "a file or a folder", fix)
