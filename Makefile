@@ -27,7 +27,7 @@ $(VENV)/.made:
 # pip says nothing unless it fails; the stamp makes a second call free.
 define install
 	@echo "installing policykd[$(1)] into $(VENV) (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_EXTRA_ARGS) -e ".[$(1)]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_EXTRA_ARGS) -e ".[$(1)]"
 	@touch $@
 endef
 

@@ -35,7 +35,7 @@ def test_acting_needs_no_sb3_nor_a_screen() -> None:
 
 
 def test_names_are_sorted_and_resolve() -> None:
-    assert policykd.__all__ == sorted(policykd.__all__, key=str.lower) or policykd.__all__ == sorted(policykd.__all__)
+    assert policykd.__all__ == sorted(policykd.__all__)
     assert dir(policykd) == policykd.__all__
     for name in policykd.__all__:
         assert getattr(policykd, name) is not None
@@ -72,7 +72,9 @@ def test_distill_is_the_function(first: str) -> None:
 
 def test_packages_are_listed_one_by_one() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    on_disk = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "policykd").rglob("__init__.py")}
+    on_disk = {
+        p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "policykd").rglob("__init__.py")
+    }
     assert set(config["tool"]["setuptools"]["packages"]) == on_disk
     for folder in ("envs", "agents", "runs", "tests"):
         assert list((ROOT / folder).rglob("__init__.py")) == []
