@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from policykd.checkpoints.archive import Archive, open_archive, sealed
@@ -16,7 +17,7 @@ from policykd.checkpoints.vecnormalize import Statistics, read_vecnormalize
 from policykd.checkpoints.weights import read_weights
 from policykd.errors import CheckpointError
 from policykd.prediction import EnvWrapper, Origin
-from policykd.teachers.blueprint import Blueprint, Kind, kind_of, options_from
+from policykd.teachers.blueprint import Blueprint, Kind, Options, kind_of, options_from
 from policykd.teachers.folders import Parts, find
 from policykd.teachers.settings import Settings, adapted, read_settings
 from policykd.teachers.teacher import Teacher
@@ -68,20 +69,22 @@ def plan_of(archive: Archive, fields: Fields) -> Blueprint:
     """What to build from an SB3 zip.
 
     Raises:
-        CheckpointError: ``sb3.missing-field``, ``policy.*``, ``space.*``, ``weights.*``, ``pickle.*``.
+        CheckpointError: ``sb3.missing-field``, ``sb3.contradiction``, ``policy.*``, ``space.*``, ``weights.*``,
+            ``pickle.*``.
     """
     policy = policy_class(fields)
     kind = kind_of(policy.module, policy.name)
     kwargs = as_mapping(fields.value("policy_kwargs", {}))
     observation_space, action_space = (as_space(_field(fields, n), n) for n in ("observation_space", "action_space"))
-    _check_bounds(fields, action_space)
+    options = options_from(kwargs, kind, policy.name)
+    _check_texts(fields, action_space, options)
     return Blueprint(
         algo=algorithm(policy, kind, fields.raw),
         policy=policy.name,
         kind=kind,
         observation_space=observation_space,
         action_space=action_space,
-        options=options_from(kwargs, kind, policy.name),
+        options=options,
         weights=read_weights(archive.read("policy.pth"), f"{archive.path}: policy.pth"),
     )
 
@@ -128,19 +131,36 @@ def _field(fields: Fields, name: str) -> Any:
     return fields.value(name)
 
 
-def _check_bounds(fields: Fields, space: Any) -> None:
-    """Compare a Box's bounds, which scale every action, with the text that SB3 wrote beside the pickle."""
+def _check_texts(fields: Fields, space: gym.Space, options: Options) -> None:
+    """Compare what decides about actions with the texts that SB3 wrote beside the pickles.
+
+    Raises:
+        CheckpointError: ``sb3.contradiction``; ``space.start`` for choices that do not start at 0.
+    """
     text = fields.text("action_space")
-    for name in ("low", "high"):
-        printed = printed_array(text.get(name))
-        if printed is not None and hasattr(space, name):
-            bound = np.ravel(getattr(space, name))
-            if printed.size == bound.size and not np.allclose(printed, bound, rtol=1e-4, atol=1e-6):
-                raise CheckpointError(
-                    "space.contradiction",
-                    f"{fields.path}: action bounds {bound} in the pickle",
-                    f"{printed} as printed",
-                )
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        raise CheckpointError("space.start", f"{fields.path}: {space}", "choices from 0 on: SB3 knows no others")
+    if isinstance(space, gym.spaces.Box):
+        for name, bound in (("low", space.low), ("high", space.high)):
+            printed = printed_array(text.get(name))
+            # Loose, because a user may have told numpy to print three digits.
+            if printed is not None and not (
+                printed.size == bound.size and np.allclose(printed, np.ravel(bound), rtol=1e-2, atol=1e-3)
+            ):
+                raise _contradiction(fields, f"action bounds {bound}", f"{printed}, as printed beside them")
+    activation = fields.text("policy_kwargs").get("activation_fn")
+    if (
+        isinstance(activation, str)
+        and activation.startswith("<class")
+        and options.activation.__name__ not in activation
+    ):
+        raise _contradiction(fields, f"activation {options.activation.__name__}", f"{activation}, as printed beside it")
+
+
+def _contradiction(fields: Fields, found: str, expected: str) -> CheckpointError:
+    return CheckpointError(
+        "sb3.contradiction", f"{fields.path}: {found}", expected, "take the file from its source again"
+    )
 
 
 def _statistics(

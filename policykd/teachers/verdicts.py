@@ -31,7 +31,7 @@ _DATA = re.compile(
 _CLASSES = re.compile(r"(stable_baselines3|sb3_contrib)\.[\w.]+|torch\.(nn|optim)\.[\w.]+\.[A-Z]\w+")
 # cloudpickle's way of carrying a function by value: nearly every file of SB3 has one (a schedule).
 _FUNCTIONS = re.compile(
-    r"cloudpickle\.[\w.]+|types\.\w+|functools\.partial|builtins\.(type|getattr)|torch\.storage\._load_from_bytes"
+    r"cloudpickle\.[\w.]+|types\.\w+|functools\.partial|builtins\.type|torch\.storage\._load_from_bytes"
 )
 _DANGEROUS = re.compile(
     r"""
@@ -50,8 +50,8 @@ def verdict_of(pickle: Pickle, name: str) -> Verdict:
 
     Returns:
         ``data`` for values and for classes that are only mentioned, ``function`` for code that cloudpickle carries by
-        value, ``unknown`` for names outside SB3's world and for SB3's own classes where the file calls them, ``dangerous``
-        for names that run commands, open files or import modules.
+        value, ``unknown`` for names outside SB3's world and for SB3's own classes where the file calls them,
+        ``dangerous`` for names that run commands, open files or import modules.
     """
     if _DANGEROUS.fullmatch(name):
         return "dangerous"
