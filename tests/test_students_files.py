@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,33 @@ def test_descriptions_that_are_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "student.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"student\.json"):
         students.load(path)
+
+
+def test_mutations_end_in_a_clear_error_or_in_the_same_student(tmp_path: Path) -> None:
+    student, obs = make("categorical", "dict")
+    path = students.save(student, tmp_path)
+    files = {p: p.read_bytes() for p in (path, path.with_suffix(".json"))}
+    draws = random.Random(0)
+    outcomes = set()
+    for _ in range(200):
+        for file, content in files.items():
+            file.write_bytes(content)
+        file = draws.choice(list(files))
+        content = bytearray(files[file])
+        at = draws.randrange(len(content))
+        if draws.random() < 0.5:
+            content[at] = draws.randrange(256)
+        else:
+            del content[at : at + draws.randrange(1, 20)]
+        file.write_bytes(content)
+        try:
+            found = students.load(path)
+        except CheckpointError as error:
+            outcomes.add(error.code)
+        else:  # what has changed is not the network: a gamma, a name, a space in the text
+            outcomes.add("loaded")
+            assert torch.equal(found(obs).dist.logits, student(obs).dist.logits)
+    assert {"student.json", "student.mismatch", "loaded"} <= outcomes
 
 
 # --- spaces as JSON ---------------------------------------------------------------------------------------------------

@@ -14,11 +14,16 @@ from policykd.errors import UnknownNameError, UsageError
 __all__ = ["ACTIVATIONS", "Shape", "parse_budget", "parse_hidden"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "celu": nn.CELU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "leaky_relu": nn.LeakyReLU,
+    "mish": nn.Mish,
     "relu": nn.ReLU,
+    "selu": nn.SELU,
+    "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,
+    "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
 
