@@ -1,17 +1,26 @@
-"""Gymnasium spaces as strict JSON and back, every bound to the last bit; it refuses all but the five plain spaces."""
+"""Spaces, specs and origins as strict JSON and back, bounds to the last bit; it refuses all but five plain spaces."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from policykd.errors import SpaceError
+from policykd.prediction import FAMILIES, EnvWrapper, Origin, Spec
 
-__all__ = ["space_from_json", "space_to_json"]
+__all__ = [
+    "origin_from_json",
+    "origin_to_json",
+    "space_from_json",
+    "space_to_json",
+    "spec_from_json",
+    "spec_to_json",
+]
 
 _LARGEST = 2**26  # numbers in one space; a damaged file must not ask for all memory
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
@@ -101,3 +110,44 @@ def _decode(data: Any) -> spaces.Space:
         case "Dict":
             return spaces.Dict(OrderedDict((str(key), _decode(part)) for key, part in data["keys"]))
     raise ValueError(f"type {data['type']}")
+
+
+def spec_to_json(spec: Spec) -> dict[str, Any]:
+    """Both spaces and the family.
+
+    Raises:
+        SpaceError: ``space.json`` for a kind of space that has no such form.
+    """
+    return {
+        "observation_space": space_to_json(spec.observation_space),
+        "action_space": space_to_json(spec.action_space),
+        "family": spec.family,
+    }
+
+
+def spec_from_json(data: Any) -> Spec:
+    """The Spec that ``spec_to_json`` described.
+
+    Raises:
+        SpaceError: ``space.json`` for spaces that are none.
+        KeyError, TypeError, ValueError: for anything else that is not a spec.
+    """
+    if data["family"] not in FAMILIES:
+        raise ValueError(f"family {data['family']!r}")
+    return Spec(space_from_json(data["observation_space"]), space_from_json(data["action_space"]), data["family"])
+
+
+def origin_to_json(origin: Origin) -> dict[str, Any]:
+    """Every field of an Origin; what stands in ``env_kwargs`` must be JSON already."""
+    return asdict(origin)
+
+
+def origin_from_json(data: Any) -> Origin:
+    """The Origin that ``origin_to_json`` described.
+
+    Raises:
+        KeyError, TypeError, ValueError: for anything that is not an origin.
+    """
+    fields = dict(data)
+    fields["wrappers"] = tuple(EnvWrapper(**w) for w in fields["wrappers"])
+    return Origin(**fields)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from policykd.errors import CheckpointError, PolicykdError, RunError
 from policykd.networks import Normaliser
-from policykd.prediction import FAMILIES, EnvWrapper, Origin, Spec
-from policykd.spaces_json import space_from_json, space_to_json
+from policykd.prediction import Origin, Spec
+from policykd.spaces_json import origin_from_json, origin_to_json, spec_from_json, spec_to_json
 from policykd.students.network import Student, empty
 from policykd.students.normaliser import install_normaliser, normalised_parts
 from policykd.students.shape import Shape
@@ -67,14 +67,10 @@ def save(student: Student, folder: str | Path, name: str = "student") -> Path:
     card = {
         "schema": _SCHEMA,
         "kind": "student",
-        "spec": {
-            "observation_space": space_to_json(student.spec.observation_space),
-            "action_space": space_to_json(student.spec.action_space),
-            "family": student.spec.family,
-        },
+        "spec": spec_to_json(student.spec),
         "shape": asdict(student.shape),
         "params": student.acting_parameters,
-        "origin": asdict(student.origin),
+        "origin": origin_to_json(student.origin),
         "weights": {"file": f"{name}.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
     }
     text = json.dumps(card, indent=1, allow_nan=False)
@@ -101,14 +97,8 @@ def _described(data: bytes, path: Path) -> tuple[Spec, Shape, Origin, str]:
         card = json.loads(data)
         if card["kind"] != "student" or card["schema"] != _SCHEMA:
             raise ValueError(f"kind {card['kind']!r}, schema {card['schema']!r}")
-        spec = card["spec"]
-        if spec["family"] not in FAMILIES:
-            raise ValueError(f"family {spec['family']!r}")
-        spec = Spec(space_from_json(spec["observation_space"]), space_from_json(spec["action_space"]), spec["family"])
-        shape = Shape(**card["shape"])
-        origin = dict(card["origin"])
-        origin["wrappers"] = tuple(EnvWrapper(**w) for w in origin["wrappers"])
-        return spec, shape, Origin(**origin), str(card["weights"]["sha256"])
+        spec, origin = spec_from_json(card["spec"]), origin_from_json(card["origin"])
+        return spec, Shape(**card["shape"]), origin, str(card["weights"]["sha256"])
     except PolicykdError as why:
         reason = str(why)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as why:
