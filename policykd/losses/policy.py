@@ -199,7 +199,7 @@ def mse(student: Prediction, target: Prediction, *, space: Space = "action") -> 
     """Mean squared error over the numbers of a row, ``[*b]``.
 
     - Categorical, MultiCategorical: of logits, each choice's centred over its legal actions, because softmax ignores a
-      common shift (Ba & Caruana 2014, 1312.6184, eq. 1). Factors count alike.
+      common shift (Ba & Caruana 2014, 1312.6184). Factors count alike.
     - Bernoulli: of log-odds; a coin that the teacher fixes (+-inf) counts 0.
     - DiagGaussian: of means; TanhGaussian: of tanh(mean), since an error in action units is what the environment feels;
       Deterministic: of actions. Standard deviations take no part and get no gradient.

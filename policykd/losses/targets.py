@@ -65,16 +65,19 @@ def _q(target: Prediction, name: str) -> Tensor:
             "a teacher with discrete action values (DQN, QRDQN)",
             "soften the teacher's own distribution (losses.targets.soften)",
         )
-    return target.q.detach()
+    q = target.q.detach()
+    if isinstance(target.dist, Categorical) and target.dist.logits.shape == q.shape:
+        # What the teacher masks in its law it does not weigh in its values.
+        return torch.where(choices.legal(target.dist.logits), q, -torch.inf)
+    return q
 
 
 def _divided(logits: Tensor, temperature: float) -> Tensor:
     """Logits at a temperature, their maximum moved to 0 so that no temperature overflows; 0 and inf are the limits."""
     logits = logits.detach()
     gap = torch.where(choices.legal(logits), logits - logits.amax(-1, keepdim=True), -torch.inf)
-    if temperature == 0:
-        return torch.where(gap == 0, 0.0, -torch.inf)
-    return torch.where(choices.legal(gap), gap / temperature, -torch.inf)
+    divided = torch.where(gap == 0, gap, gap / temperature)  # the mode stays at 0, whatever it is divided by
+    return torch.where(choices.legal(gap), divided, -torch.inf)
 
 
 def _temperature(value: float) -> float:
@@ -164,7 +167,9 @@ def _positive(scale: float) -> float:
 
 
 def smooth(target: Prediction, *, eps: float) -> Prediction:
-    """Label smoothing (1 - eps) p + eps / K over the K legal actions (Szegedy et al. 2016, 1512.00567, section 7).
+    """Label smoothing: (1 - eps) p + eps / K over a choice's K legal actions.
+
+    Szegedy et al. 2016 (1512.00567, section 7), with the teacher's law in the place of the true label.
 
     Args:
         target: a discrete family.
@@ -218,7 +223,8 @@ def gap_weight(target: Prediction, *, scale: float | None = None) -> Tensor:
 
     Args:
         target: a Categorical.
-        scale: the mean gap of a frozen sample. None makes the mean over these rows 1; rows without any gap keep 1.
+        scale: the mean gap of a frozen sample (``gap_weight(sample, scale=1.0).mean()``). None makes the mean over
+            these rows 1; if no row has a gap, all keep 1.
 
     Raises:
         DistributionError: ``target.discrete`` for another family.
@@ -241,8 +247,9 @@ def advantage_weight(
 
     Args:
         target: with ``q``, ``[*b, a]``.
-        against: max Q - mean Q, or max Q - min Q (VIPER: Bastani et al. 2018, 1805.08328, eq. 2).
-        scale: the mean difference of a frozen sample. None makes the mean over these rows 1.
+        against: max Q - mean Q, or max Q - min Q (VIPER: Bastani et al. 2018, 1805.08328, section 3).
+        scale: the mean difference of a frozen sample (``advantage_weight(sample, scale=1.0).mean()``). None makes the
+            mean over these rows 1; if no action matters anywhere, all rows keep 1.
 
     Raises:
         DistributionError: ``loss.no-q``.
