@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from policykd.errors import DistributionError, UsageError
+from policykd.errors import DistributionError, SpaceError, UsageError
 from policykd.losses.policy import huber_of
 from policykd.prediction import Prediction
 
@@ -37,6 +37,7 @@ def mse(student: Prediction, target: Prediction, *, scale: float | None = None) 
 
     Raises:
         DistributionError: ``loss.no-value`` when either side says nothing of value.
+        SpaceError: ``loss.value-shape`` when the target's values do not fit the student's (``[*b, 1]``, say).
         UsageError: ``loss.scale`` for a scale that is not positive.
     """
     return _error(student, target, scale).square()
@@ -55,6 +56,13 @@ def huber(student: Prediction, target: Prediction, *, delta: float = 1.0, scale:
 
 def _error(student: Prediction, target: Prediction, scale: float | None) -> Tensor:
     said, wanted = _values(student, "student"), _values(target, "target").detach()
+    if said.shape[said.ndim - wanted.ndim :] != wanted.shape:
+        raise SpaceError(
+            "loss.value-shape",
+            f"values of shape {tuple(said.shape)} (student) and {tuple(wanted.shape)} (target)",
+            "one value a row on both sides",
+            "squeeze a last axis of 1",
+        )
     if scale is None:
         return (said - wanted) / _scale(wanted)
     if not 0 < scale < math.inf:
