@@ -241,6 +241,33 @@ def test_what_has_no_plain_zip(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_environments_own_bounds_are_written_on_request(tmp_path: Path) -> None:
+    """Agents of gym's days say Box(-inf, inf) where the environment has bounds now; SB3 refuses the pair."""
+    narrow = spaces.Box(np.float32([-1, -9, -3]), np.float32([1, 9, 3]))
+    for name, now in [("box", narrow), ("dict", spaces.Dict({**OBSERVATIONS["dict"].spaces, "z": narrow}))]:  # type: ignore[attr-defined]
+        student = make("categorical", name)
+        env = Random(Spec(now, student.spec.action_space, "categorical"))
+        with pytest.raises(ValueError, match="spaces do not match"):
+            sb3.PPO.load(to_sb3(student, tmp_path / name), env=env, device="cpu")
+        path = to_sb3(student, tmp_path / name, env)
+        normaliser = VecNormalize.load(
+            str(tmp_path / name / "vecnormalize.pkl"), DummyVecEnv([lambda e=env: Monitor(e)])
+        )
+        model = sb3.PPO.load(path, env=normaliser, device="cpu")
+        raw = sample(student.spec.observation_space, 100)
+        theirs, _ = model.predict(normaliser.normalize_obs(raw), deterministic=True)  # type: ignore[arg-type]
+        assert np.array_equal(theirs, student.predict(raw, deterministic=True)[0])
+
+    student = make("tanh_gaussian")
+    for space, action in [
+        (spaces.Box(-1, 1, (4,)), BOX_ACTION),
+        (BOX, spaces.Box(-1, 1, (2,))),
+        (spaces.Discrete(3), BOX_ACTION),
+    ]:
+        with pytest.raises(SpaceError, match=r"student\.sb3-space"):
+            to_sb3(student, tmp_path / "other", Random(Spec(space, action, "tanh_gaussian")))
+
+
 def test_another_agents_normaliser_is_not_taken_over(tmp_path: Path) -> None:
     to_sb3(make("categorical"), tmp_path / "agent")
     plain = make("categorical", normalise=False)

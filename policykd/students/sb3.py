@@ -23,12 +23,13 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from policykd.errors import RunError, SpaceError, UsageError
-from policykd.networks import Normaliser, is_image
+from policykd.errors import RunError, UsageError
+from policykd.networks import Normaliser
 from policykd.prediction import Family, Origin, Spec
-from policykd.students.network import Student, observed
+from policykd.students.network import Student
 from policykd.students.normaliser import install_normaliser, statistics_of
 from policykd.students.shape import ACTIVATIONS, Shape
+from policykd.students.spaces_sb3 import check_spaces, spec_in
 
 __all__ = ["from_sb3", "to_sb3"]
 
@@ -49,7 +50,7 @@ class _Blank(gym.Env):
         return self.observation_space.sample(), 0.0, True, False, {}
 
 
-def to_sb3(student: Student, path: str | Path) -> Path:
+def to_sb3(student: Student, path: str | Path, env: gym.Env | None = None) -> Path:
     """Write the student as ``<path>.zip``, and its normaliser as ``<path>/vecnormalize.pkl`` (rl_zoo3's layout).
 
     Choices and diag_gaussian become PPO, tanh_gaussian the actor of SAC, tanh_deterministic that of TD3; deterministic
@@ -58,15 +59,23 @@ def to_sb3(student: Student, path: str | Path) -> Path:
     network on a copy of the torso, because SB3's two networks share no layers; the critics of SAC and TD3 are fresh.
     The normaliser is frozen (``training=False``) and leaves rewards alone.
 
+    Args:
+        student: what to write.
+        path: with or without ``.zip``.
+        env: the environment that learning will go on in. SB3 compares spaces to the last bound, and an environment
+            may state other bounds today than when the teacher was trained: its own are written then.
+
     Returns:
         Path of the zip.
 
     Raises:
-        SpaceError: ``student.sb3-space`` for images, and for choices that do not start at 0.
+        SpaceError: ``student.sb3-space`` for images, for choices that do not start at 0, and for an ``env`` whose
+            observations have other shapes or whose actions have other bounds than the student's.
         UsageError: ``student.sb3-stale`` where a normaliser lies in the place of one that this student does not have.
         RunError: ``student.write`` when the files cannot be written.
     """
-    _check_spaces(student.spec)
+    spec = student.spec if env is None else spec_in(env, student.spec)
+    check_spaces(spec)
     path = Path(path)
     path = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
     beside = path.with_suffix("") / "vecnormalize.pkl"
@@ -77,7 +86,7 @@ def to_sb3(student: Student, path: str | Path) -> Path:
             "a place where no other agent's normaliser would be taken for this one's",
             "choose another path, or remove that file",
         )
-    venv = DummyVecEnv([lambda: _Blank(student.spec)])
+    venv = DummyVecEnv([lambda: _Blank(spec)])
     with _own_randomness():
         model = _model(student, venv)
     _fill(model, student)
@@ -113,7 +122,7 @@ def from_sb3(model: BaseAlgorithm, vecnormalize: VecNormalize | None = None) -> 
     linears, activation = _actor(model)
     value = _value_head(model, linears[:-1])
     spec = Spec(model.observation_space, model.action_space, _family(model))
-    _check_spaces(spec)
+    check_spaces(spec)
     clip = policy.actor.clip_mean if isinstance(policy, SACPolicy) and policy.actor.use_sde else None
     shape = Shape(tuple(x.out_features for x in linears[:-1]), activation, value is not None, clip_mean=clip or None)
     student = Student(spec, shape, origin=Origin(algo="mlp", gamma=vars(model)["gamma"]))
@@ -132,18 +141,6 @@ def from_sb3(model: BaseAlgorithm, vecnormalize: VecNormalize | None = None) -> 
         limits = (normaliser.epsilon, normaliser.clip_obs)
         install_normaliser(student, {key: Normaliser(r.mean, r.var, *limits) for key, r in rms.items()})
     return student
-
-
-def _check_spaces(spec: Spec) -> None:
-    for name, part in [*observed(spec.observation_space), ("actions", spec.action_space)]:
-        start = part.start if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) else 0
-        if is_image(part) or np.any(start != 0):
-            raise SpaceError(
-                "student.sb3-space",
-                f"{name or 'observations'}: {part}",
-                "numbers, or choices that start at 0: SB3's MLP policies read nothing else",
-                "export the student instead (policykd export)",
-            )
 
 
 def _family(model: BaseAlgorithm) -> Family:
