@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,12 @@ class Ring:
         return min(self.added, self.capacity)
 
     def add(self, batch: Batch) -> None:
-        """Append a batch of one leading dimension; rows beyond the capacity push out the oldest."""
+        """Append a batch of one leading dimension; rows beyond the capacity push out the oldest.
+
+        Rows that are masked out are not kept, and no mask is: every row of a memory counts.
+        """
+        if batch.mask is not None:
+            batch = replace(batch[batch.mask.bool()], mask=None)
         batch = batch[-self.capacity :] if len(batch) > self.capacity else batch
         if self._store is None:
             self._store = batch.map(lambda t: t.new_empty((self.capacity, *t.shape[1:])))
@@ -59,6 +66,10 @@ class Ring:
     def all(self) -> Batch:
         """Every row held (a view), in no particular order."""
         return self._filled()[: len(self)]
+
+    def newest(self, n: int) -> Batch:
+        """The ``n`` rows that were added last (or all there are), oldest first; no random number is drawn."""
+        return self._filled()[torch.arange(self.added - min(n, len(self)), self.added) % self.capacity]
 
     def _filled(self) -> Batch:
         if self._store is None:
