@@ -14,7 +14,7 @@ STAIRS = [
     ["cli", "__main__"],
     ["distill", "frontier"],
     ["run"],
-    ["report"],
+    ["news", "report"],
     ["compress"],
     ["export"],
     ["supervised", "online", "reinforced"],
@@ -25,7 +25,7 @@ STAIRS = [
     ["checkpoints", "networks", "spaces_json"],
     ["prediction"],
     ["distributions"],
-    ["clock", "config", "env_ids"],
+    ["clock", "config", "disk", "disk", "env_ids"],
     ["errors"],
 ]
 LINE = {room: line for line, rooms in enumerate(STAIRS) for room in rooms}
