@@ -24,30 +24,44 @@ def reduce_rows(rows: Tensor, weight: Tensor | None, mask: Tensor | None) -> Ten
         rows: one loss a row, ``[*b]``; a row that is masked out may hold anything, NaN included.
         weight, mask: ``[*b]`` or None for ones. With every row masked the result is 0, with a zero gradient.
     """
-    if mask is not None:
-        rows = torch.where(mask.bool(), rows, 0.0)
     if weight is not None:
         rows = rows * weight
+    if mask is not None:
+        rows = torch.where(mask.bool(), rows, 0.0)
     count = rows.numel() if mask is None else mask.sum().clamp_min(1)
     return rows.sum() / count
+
+
+def _blanked(batch: Batch, mask: Tensor) -> Batch:
+    # 0 x NaN is NaN in a gradient: what is masked out must not only count 0, it must be harmless.
+    def blank(t: Tensor) -> Tensor:
+        return t.masked_fill(~mask.bool().reshape(*mask.shape, *[1] * (t.dim() - mask.dim())), 0)
+
+    return batch.map(blank)
 
 
 class _Flat:
     """Parameters and gradients of many small tensors in two long ones, so that a step is a handful of calls.
 
-    The tensors stay what they are to everyone else: their data and gradients become views. Nets of a few thousand numbers
-    otherwise spend more time on being updated than on being evaluated.
+    The tensors stay what they are to everyone else: their data and gradients become views. Nets of a few thousand
+    numbers otherwise spend more time on being updated than on being evaluated.
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.data = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters] or [torch.zeros(0)]))
-        self.data.grad = torch.zeros_like(self.data)
-        start = 0
-        for p in parameters:
-            end = start + p.numel()
-            p.data = self.data.data[start:end].view_as(p)
-            p.grad = self.data.grad[start:end].view_as(p)
-            start = end
+        self.gradient = torch.zeros_like(self.data)
+        self.data.grad = self.gradient
+        sizes = [p.numel() for p in parameters]
+        views = zip(parameters, self.data.data.split(sizes), self.gradient.split(sizes), strict=True)
+        self._views = [(p, data.view_as(p), grad.view_as(p)) for p, data, grad in views]
+        self.follow()
+
+    def follow(self) -> None:
+        """Take over what others put in a parameter's place (``zero_grad``, another Learner, a load that assigns)."""
+        for p, data, grad in self._views:
+            if p.grad is not grad or p.data_ptr() != data.data_ptr():
+                data.copy_(p.data)
+                p.data, p.grad = data, grad
 
 
 class Learner:
@@ -80,7 +94,8 @@ class Learner:
         self._optimizer = torch.optim.Adam([self._flat.data], lr=1e-3, fused=True)
         self.updates = 0
         self.averaged = student if average is None else copy.deepcopy(student)
-        self._flat_average = None if average is None else _Flat([p for p in self.averaged.parameters() if p.requires_grad])
+        followers = [p for p in self.averaged.parameters() if p.requires_grad]
+        self._flat_average = None if average is None else _Flat(followers)
 
     def step(self, batch: Batch, progress: Progress | None = None) -> Update:
         """One gradient step on one batch.
@@ -89,14 +104,18 @@ class Learner:
             The reduced loss and terms as tensors: nothing here waits for the device.
         """
         progress = progress or Progress(updates=self.updates)
+        self._flat.follow()
+        if batch.mask is not None:
+            batch = _blanked(batch, batch.mask)
         lr = self.lr(progress) if callable(self.lr) else self.lr
         found = self.objective.terms(self.student(batch.obs), batch, progress)
         weights = {name: term.weight for name, term in found.items()}
         terms = {name: reduce_rows(term.rows, batch.weight, batch.mask) for name, term in found.items()}
         loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
-        gradient = self._flat.data.grad
+        gradient = self._flat.gradient
         gradient.zero_()
-        loss.backward()
+        if loss.requires_grad:  # with every weight at 0 there is no term
+            loss.backward()
         norm = torch.linalg.vector_norm(gradient)
         if self.max_grad_norm is not None:
             gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0))
@@ -112,6 +131,7 @@ class Learner:
             return
         # A young average would remember its random start for 1 / (1 - decay) steps: let it forget faster at first.
         decay = min(self.average, self.updates / (self.updates + 10.0))
+        self._flat_average.follow()
         with torch.no_grad():
             self._flat_average.data.lerp_(self._flat.data[: self._own], 1.0 - decay)
 
@@ -121,14 +141,15 @@ class Learner:
             self.averaged.load_state_dict(self.student.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that ``step`` changes: weights, averaged weights, losses' parameters, optimizer, counter."""
-        return {
+        """A copy of everything that ``step`` changes: weights, averaged weights, losses, optimizer, counter."""
+        state = {
             "student": self.student.state_dict(),
             "averaged": self.averaged.state_dict(),
             "losses": [m.state_dict() for m in self.objective.modules],
             "optimizer": self._optimizer.state_dict(),
             "updates": self.updates,
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict()``."""
@@ -136,5 +157,6 @@ class Learner:
         self.averaged.load_state_dict(state["averaged"])
         for module, saved in zip(self.objective.modules, state["losses"], strict=True):
             module.load_state_dict(saved)
-        self._optimizer.load_state_dict(state["optimizer"])
+        # torch would go on to use, and to change, the caller's tensors.
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.updates = state["updates"]
