@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from policykd.errors import UnknownNameError, UsageError
+
 __all__ = ["METHODS", "DistillConfig", "Method"]
 
 Method = Literal["teacher", "student", "dagger", "dataset"]
 METHODS: tuple[Method, ...] = ("teacher", "student", "dagger", "dataset")
+
+_AT_LEAST_ONE = (
+    "steps",
+    "cycles",
+    "rows_per_update",
+    "batch_size",
+    "memory",
+    "num_envs",
+    "select_episodes",
+    "episodes",
+)
 
 
 @dataclass(frozen=True)
@@ -55,3 +68,14 @@ class DistillConfig:
     """Half-width of the retention's interval that is enough."""
     max_seconds: float | None = None
     """A guard, not a budget: training stops after this many seconds and the report says so."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant: ``name.method``, ``config.zero``."""
+        if self.method not in METHODS:
+            raise UnknownNameError.of("method", self.method, METHODS)
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    "config.zero", f"{flag} {getattr(self, name)}", "at least 1", f"leave {flag} out for the default"
+                )

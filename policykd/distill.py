@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import gymnasium as gym
 
 from policykd import students
 from policykd.clock import Clock
-from policykd.config import METHODS, DistillConfig
+from policykd.config import DistillConfig
 from policykd.datasets import Ring
-from policykd.errors import SpaceError, UnknownNameError, UsageError
-from policykd.evaluation import BLOCK, Interval, Kept, Score, compare_on, extend, retention
+from policykd.errors import SpaceError, UsageError
+from policykd.evaluation import BLOCK, Kept, Score, compare_on, extend, retention
 from policykd.learner import Learner
 from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
+from policykd.news import Look, Tick
 from policykd.prediction import Policy, Spec, Update
 from policykd.recipe import Recipe
 from policykd.recipe import load as load_recipe
@@ -28,7 +29,7 @@ from policykd.rollouts import Collector, make
 from policykd.rollouts.collect import Rollout
 from policykd.supervised import cosine, interact, mixture
 
-__all__ = ["Look", "Tick", "distill"]
+__all__ = ["Look", "Tick", "distill", "recipe_for"]
 
 _WARM_UP = 2048
 """Rows that set the scales (normaliser, values, Q) before the first gradient step."""
@@ -41,25 +42,6 @@ _AS_GOOD = 0.99
 
 _KEEP = 5_000
 """Visited observations on which agreement, KL and value error are measured."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tick:
-    """News for a progress display: one a round of collection."""
-
-    update: Update
-    collector: Collector
-    total_steps: int
-
-
-@dataclass(frozen=True)
-class Look:
-    """News for a log: the student was measured on selection episodes."""
-
-    env_steps: int
-    updates: int
-    score: Score
-    retention: Interval
 
 
 def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
@@ -80,28 +62,6 @@ def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
                 f"{recipe.env_id} has {name} space {found}",
                 f"the teacher's, {wanted}",
                 "name the environment that the teacher was trained in (--env), with its wrappers",
-            )
-
-
-def _check(config: DistillConfig) -> None:
-    if config.method not in METHODS:
-        raise UnknownNameError.of("method", config.method, METHODS)
-    for name in (
-        "steps",
-        "cycles",
-        "rows_per_update",
-        "batch_size",
-        "memory",
-        "num_envs",
-        "select_episodes",
-        "episodes",
-    ):
-        if getattr(config, name) < 1:
-            raise UsageError(
-                "config.zero",
-                f"{name} = {getattr(config, name)}",
-                "at least 1",
-                f"leave --{name.replace('_', '-')} out for the default",
             )
 
 
@@ -161,9 +121,8 @@ def distill(
     clock = Clock()
     with clock.phase("load"):
         config = replace(config or DistillConfig(), **changes)
-        _check(config)
         teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
-        recipe = _recipe(teacher, env)
+        recipe = recipe_for(teacher, env)
         if student is None:
             student = students.build(teacher.spec, hidden, value=False, seed=config.seed)
         _check_student(student.spec, teacher.spec)
@@ -179,7 +138,13 @@ def distill(
     return training.report(stopped_by)
 
 
-def _recipe(teacher: Policy, env: str | Path | Recipe | Callable[..., gym.Env] | None) -> Recipe:
+def recipe_for(teacher: Policy, env: str | Path | Recipe | Callable[..., gym.Env] | None = None) -> Recipe:
+    """The environment that ``teacher`` lives in, or ``env`` with the teacher's wrappers; its spaces are the teacher's.
+
+    Raises:
+        UsageError: ``env.missing`` where neither says.
+        SpaceError: ``space.observation``, ``space.action``.
+    """
     if env is None and teacher.origin.env_id is None:
         raise UsageError(
             "env.missing",
@@ -272,12 +237,13 @@ class _Training:
             self.learner, self.collector, self.memory, self.config, beta=beta, done=done, taken=seen, clock=self.clock
         ):
             if self.on_tick is not None and update.progress.env_steps != self.env_steps:
-                self.on_tick(Tick(update, self.collector, self.config.steps * self.config.cycles))
+                total = self.config.steps * self.config.cycles
+                self.on_tick(Tick(update, self.learner, self.collector, self.memory, total))
             self.env_steps = update.progress.env_steps
             yield update
 
     def _time_to_look(self, update: Update) -> bool:
-        # Looks are a factor of sqrt(2) apart in environment steps: late ones cost no more, relative to what went before.
+        # Looks are a factor of sqrt(2) apart in environment steps: late ones cost no more, relative to what was before.
         last = self.history[-1]["env_steps"] if self.history else _WARM_UP / 2**0.5
         return update.progress.env_steps >= last * 2**0.5
 
@@ -301,8 +267,8 @@ class _Training:
         if self.best is None or score.mean > self.best[0]:
             self.best = (score.mean, copy.deepcopy(student.state_dict()))
         if self.on_look is not None:
-            self.on_look(Look(self.env_steps, self.learner.updates, score, kept))
-        # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget is spent.
+            self.on_look(Look(self.env_steps, self.learner.updates, self.learner, score, teacher, random, kept))
+        # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
         return float("-inf") if kept.value is None else kept.value
 
     def _reached(self, target: float) -> bool:

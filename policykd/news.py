@@ -1,0 +1,50 @@
+"""What a front tells while it runs, for displays, charts and checkpoints; it carries, and refuses to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policykd.datasets import Ring
+from policykd.evaluation import Interval, Score
+from policykd.learner import Learner
+from policykd.prediction import Update
+from policykd.rollouts import Collector
+
+__all__ = ["Look", "Tick"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tick:
+    """News of a round of collection and of the updates that followed it.
+
+    Attributes:
+        update: the newest one.
+        learner, collector, memory: as they are now; reading them changes nothing, stepping or sampling them does.
+        total_steps: environment steps of the whole budget.
+    """
+
+    update: Update
+    learner: Learner
+    collector: Collector
+    memory: Ring
+    total_steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """News of a selection: the student that acts was measured.
+
+    Attributes:
+        env_steps, updates: when.
+        learner: as it is now.
+        score, teacher, random: returns of the student and of what it is compared with.
+        retention: of these scores; the reported one comes from other episodes.
+    """
+
+    env_steps: int
+    updates: int
+    learner: Learner
+    score: Score
+    teacher: Score
+    random: Score
+    retention: Interval

@@ -1,0 +1,18 @@
+"""A run's folder: what was asked, how it went (TensorBoard), what came out; it refuses to train and to measure.
+
+Layout of ``runs/<name>/``, every file whole or absent::
+
+    run.json, config.json       the command and its versions; the resolved configuration, which ``--config`` takes back
+    student/                    student.safetensors and student.json, and the student's TensorBoard events
+    teacher/, random/           events only: their returns as constant lines in the student's charts
+    checkpoints/<env steps>/    learner.safetensors and learner.json, the newest two
+    report.json                 written last: a folder without one holds an unfinished run
+"""
+
+from __future__ import annotations
+
+from policykd.run.folder import Run, check_vacant
+from policykd.run.record import record
+from policykd.run.shelf import promote, shelf_table
+
+__all__ = ["Run", "check_vacant", "promote", "record", "shelf_table"]

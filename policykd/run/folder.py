@@ -1,0 +1,249 @@
+"""The folder itself: made, written to, finished, opened again; it refuses a place that holds something already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from policykd import students
+from policykd.disk import write_whole
+from policykd.errors import RunError
+from policykd.learner import Learner
+from policykd.report import Report, versions
+from policykd.run.charts import Charts
+from policykd.run.state import pack, unpack
+from policykd.students import Student
+
+__all__ = ["Run", "check_vacant", "file_hash"]
+
+_SCHEMA = 1
+_KEEP_CHECKPOINTS = 2
+_LARGEST_JSON = 2**26
+
+
+def check_vacant(folder: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        RunError: ``run.exists``.
+    """
+    if not folder.exists():
+        return
+    if (folder / "run.json").exists():
+        found = f"{folder} already holds a run"
+    elif not folder.is_dir():
+        found = f"{folder} is a file"
+    elif any(folder.iterdir()):
+        found = f"{folder} is not empty"
+    else:
+        return
+    raise RunError("run.exists", found, "a new or empty folder", "choose another --out, or remove it")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Run:
+    """One run's folder. As a context manager it closes its charts, and vanishes if it fails before its first news.
+
+    Attributes:
+        folder: where it is.
+        command: what a person typed to make it.
+        config: the resolved configuration, as ``config.json`` holds it.
+    """
+
+    def __init__(self, folder: Path, command: str, config: Mapping[str, Any]) -> None:
+        self.folder, self.command, self.config = folder, command, config
+        self._charts = Charts(folder)
+        self._made: list[Path] = []
+        self._news = False
+
+    @classmethod
+    def create(cls, folder: str | Path, *, config: Mapping[str, Any], command: str) -> Self:
+        """Make the folder and write down what was asked.
+
+        Args:
+            folder: new or empty; its parents are made too.
+            config: plain data, written to ``config.json``.
+            command: as a shell takes it, written to ``run.json``.
+
+        Raises:
+            RunError: ``run.exists``; ``run.unwritable``.
+        """
+        folder = Path(folder)
+        run = cls(folder, command, dict(config))
+        try:
+            check_vacant(folder)
+            run._made = [p for p in (folder, *folder.parents) if not p.exists()]
+            about = {
+                "schema": _SCHEMA,
+                "command": command,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": versions(),
+            }
+            write_whole(folder, {"config.json": _json(config), "run.json": _json(about)}, code="run.unwritable")
+        except OSError as why:  # a parent that may not be looked into
+            raise RunError(
+                "run.unwritable", f"{folder}: {why.strerror}", "a folder that can be written", "choose another"
+            ) from None
+        except RunError:
+            run._remove_made()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """A run that is there already.
+
+        Raises:
+            RunError: ``run.missing`` where there is none; ``run.damaged`` for files that are not a run's.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise RunError("run.missing", f"{folder} holds no run.json", "a folder made by policykd", "look in runs/")
+        about, config = _read(folder / "run.json"), _read(folder / "config.json")
+        return cls(folder, str(about.get("command", "")), config)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The fields of ``report.json``.
+
+        Raises:
+            RunError: ``run.unfinished`` where it has not been written; ``run.damaged``.
+        """
+        if not (self.folder / "report.json").is_file():
+            raise RunError(
+                "run.unfinished", f"{self.folder} holds no report.json", "a run that came to its end", "run it again"
+            )
+        return _read(self.folder / "report.json")
+
+    def scalars(self, step: int, values: Mapping[str, float | None], series: str = "student") -> None:
+        """Points of TensorBoard charts.
+
+        Args:
+            step: environment steps so far.
+            values: number by tag; None and NaN are left out.
+            series: sub-run: the same tag in several of them is one chart with several lines.
+        """
+        self._news = True
+        self._charts.scalars(step, values, series)
+
+    def reference(self, step: int, values: Mapping[str, float], series: str) -> None:
+        """A horizontal line at each of ``values`` (by tag) from 0 to ``step``; a later call makes it longer."""
+        self._news = True
+        self._charts.reference(step, values, series)
+
+    def checkpoint(self, learner: Learner, env_steps: int) -> Path:
+        """Write everything that ``learner.step`` changes, whole or not at all; the newest two are kept.
+
+        Returns:
+            Its folder.
+
+        Raises:
+            RunError: ``run.unwritable``.
+        """
+        self._news = True
+        place = self.folder / "checkpoints"
+        weights, tree = pack({"env_steps": env_steps, "learner": learner.state_dict()})
+        made = place / f"{env_steps:012}"
+        write_whole(made, {"learner.safetensors": weights, "learner.json": tree}, code="run.unwritable")
+        for old in sorted(place.iterdir())[:-_KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+        return made
+
+    def restore(self, learner: Learner) -> int:
+        """Put ``learner`` into the state of the newest checkpoint; nothing is unpickled.
+
+        Returns:
+            The environment steps at which it was written.
+
+        Raises:
+            RunError: ``run.no-checkpoint``.
+            CheckpointError: ``run.checkpoint`` for damaged files.
+        """
+        whole = sorted(p.parent for p in self.folder.glob("checkpoints/*/learner.json"))
+        if not whole:
+            raise RunError("run.no-checkpoint", f"{self.folder} holds no checkpoint", "", "run it again")
+        weights, tree = ((whole[-1] / name).read_bytes() for name in ("learner.safetensors", "learner.json"))
+        state = unpack(weights, tree, str(whole[-1]))
+        learner.load_state_dict(state["learner"])
+        return int(state["env_steps"])
+
+    def save_student(self, student: Student) -> Path:
+        """Write the student into ``student/``; returns that folder."""
+        self._news = True
+        students.save(student, self.folder / "student")
+        return self.folder / "student"
+
+    def finish(self, report: Report, student: Student | None = None) -> dict[str, Any]:
+        """Save the student, draw the last points, write ``report.json``.
+
+        Args:
+            report: what was measured.
+            student: None takes the report's own, if it is a student of this project (another policy is not saved).
+
+        Returns:
+            The fields of ``report.json``: the report's, and in ``files`` the sha256 of the files that were measured.
+        """
+        fields = report.to_dict()
+        student = student or (report.policy if isinstance(report.policy, Student) else None)
+        if student is not None:
+            self.save_student(student)
+            names = [f"student/student.{ending}" for ending in ("safetensors", "json")]
+            fields["files"] = {name: file_hash(self.folder / name) for name in names}
+        self._charts.conclude(fields, self.config)
+        self.write_report(fields)
+        return fields
+
+    def write_report(self, fields: Mapping[str, Any]) -> None:
+        """Write ``report.json`` and close the charts; for runs that are no distillation."""
+        self.close()
+        write_whole(self.folder, {"report.json": _json(fields)}, code="run.unwritable")
+
+    def close(self) -> None:
+        """Close the charts; a later call of ``scalars`` opens new ones."""
+        self._charts.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if kind is not None and not self._news:
+            for name in ("run.json", "config.json"):
+                (self.folder / name).unlink(missing_ok=True)
+            self._remove_made()
+
+    def _remove_made(self) -> None:
+        """Remove the folders that this run made, as far as nobody else has put anything there."""
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as why:
+        raise RunError("run.damaged", f"{path}: {why}", "the JSON that policykd wrote", "run it again") from None
+    return found
