@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from policykd.distributions import masked
 from policykd.prediction import Batch, Obs, Policy, Prediction, map_obs, obs_tensor
+from policykd.rollouts.vector import action_masks, masks_actions
 
 __all__ = ["Collector", "Rollout"]
 
@@ -21,7 +23,8 @@ class Rollout:
 
     Attributes:
         batch: labelled observations; ``extra`` holds ``reward``, ``done`` and the ``action`` that was taken.
-            Rows of a reset step (next-step autoreset: the action is ignored there) are left out.
+            Rows of a reset step (next-step autoreset: the action is ignored there) are left out, or masked out where
+            the Collector keeps ``episodes``.
         steps: environment steps taken, reset rows not counted.
         returns, lengths: of the episodes that ended in this stretch.
     """
@@ -49,6 +52,10 @@ def _join(parts: list[Prediction]) -> Prediction:
     return parts[0].map(lambda _: next(joined))
 
 
+def _allowed(said: Prediction, mask: Tensor | None) -> Prediction:
+    return said if mask is None else replace(said, dist=masked(said.dist, mask))
+
+
 class Collector:
     """Steps ``envs`` and labels every observation once with ``teacher``.
 
@@ -62,7 +69,12 @@ class Collector:
         seed: of the environments and of the draws.
         explore: draw the actions from the distributions; False takes their modes.
         values: label values and Q too (False saves the critic's time where no loss asks for them).
+        episodes: for datasets: ``extra`` also numbers the episodes (``episode``) and tells ``terminated`` from cut off,
+            and the row of a reset step, which holds an episode's final observation, stays, masked out.
         window: episodes that ``recent_return`` averages over.
+
+    An environment with a method ``action_masks`` (as for sb3_contrib's MaskablePPO) is asked before every step: what it
+    forbids is a logit of -inf in the labels, and neither teacher nor student does it.
     """
 
     def __init__(
@@ -73,20 +85,30 @@ class Collector:
         seed: int,
         explore: bool = False,
         values: bool = True,
+        episodes: bool = False,
         window: int = 100,
     ) -> None:
-        self.envs, self.teacher, self.explore, self.values = envs, teacher, explore, values
+        self.envs, self.teacher, self.explore, self.values, self.episodes = envs, teacher, explore, values, episodes
         self._draws = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._obs = envs.reset(seed=seed)[0]
         self._resetting = np.zeros(envs.num_envs, bool)
         self._return = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, int)
+        self._episode, self._begun = np.arange(envs.num_envs), envs.num_envs
+        self._masked = masks_actions(envs)
         self.recent: deque[tuple[float, int]] = deque(maxlen=window)
 
     def _act(self, said: Prediction) -> np.ndarray:
         action = said.dist.sample(self._generator) if self.explore else said.dist.mode()
         return self.teacher.spec.to_env(action)
+
+    def _masks(self) -> Tensor | None:
+        if not self._masked:
+            return None
+        masks = action_masks(self.envs)
+        masks[self._resetting] = True  # a finished episode may allow nothing, and its action is ignored
+        return torch.from_numpy(masks)
 
     def collect(self, vector_steps: int, student: Policy | None = None, beta: float = 1.0) -> Rollout:
         """Take ``vector_steps`` steps of every environment.
@@ -98,28 +120,35 @@ class Collector:
         n = self.envs.num_envs
         seen: list[Obs] = []
         labels: list[Prediction] = []
-        kept, rewards, dones, actions = [], [], [], []
+        masks: list[Tensor | None] = []
+        kept: list[np.ndarray] = []
+        columns: dict[str, list[np.ndarray]] = defaultdict(list)
         returns: list[float] = []
         lengths: list[int] = []
         with torch.no_grad():
             for _ in range(vector_steps):
                 obs = map_obs(obs_tensor(self._obs), torch.clone)
                 teachers = np.full(n, True) if student is None else self._draws.random(n) < beta
+                mask = self._masks()
                 if beta > 0:
-                    labels.append(self.teacher(obs, values=self.values))
+                    labels.append(_allowed(self.teacher(obs, values=self.values), mask))
                 if student is None or teachers.all():
                     action = self._act(labels[-1])
                 else:
-                    action = self._act(student(obs, values=False))
+                    action = self._act(_allowed(student(obs, values=False), mask))
                     if teachers.any():
                         action[teachers] = self._act(labels[-1])[teachers]
                 self._obs, reward, terminated, truncated, _ = self.envs.step(action)
                 keep, done = ~self._resetting, terminated | truncated
                 seen.append(obs)
+                masks.append(mask)
                 kept.append(keep)
-                rewards.append(np.asarray(reward, np.float32))
-                dones.append(done)
-                actions.append(np.array(action))
+                columns["reward"].append(np.asarray(reward, np.float32))
+                columns["done"].append(done)
+                columns["action"].append(np.array(action))
+                if self.episodes:
+                    columns["episode"].append(self._number())
+                    columns["terminated"].append(np.array(terminated))
                 self._return += np.where(keep, reward, 0.0)
                 self._length += keep
                 for i in np.flatnonzero(done):
@@ -127,18 +156,33 @@ class Collector:
                     lengths.append(int(self._length[i]))
                     self._return[i], self._length[i] = 0.0, 0
                 self._resetting = done
-            rows = torch.from_numpy(np.stack(kept).reshape(-1))
+            counts = torch.from_numpy(np.stack(kept).reshape(-1))
+            rows = torch.ones_like(counts) if self.episodes else counts
             obs = map_obs(_stack(seen), lambda t: t.flatten(0, 1)[rows])
             if beta > 0:
                 target = _join(labels).map(lambda t: t.flatten(0, 1)[rows])
             else:
-                target = self.teacher(obs, values=self.values)
-        columns = {"reward": rewards, "done": dones, "action": actions}
+                allowed = [m for m in masks if m is not None]
+                mask = torch.stack(allowed).flatten(0, 1)[rows] if allowed else None
+                target = _allowed(self.teacher(obs, values=self.values), mask)
         extra = {k: torch.from_numpy(np.stack(v)).flatten(0, 1)[rows] for k, v in columns.items()}
+        batch = Batch(obs, target, mask=counts if self.episodes else None, extra=extra)
         self.recent.extend(zip(returns, lengths, strict=True))
-        return Rollout(Batch(obs, target, extra=extra), int(rows.sum()), tuple(returns), tuple(lengths))
+        return Rollout(batch, int(counts.sum()), tuple(returns), tuple(lengths))
+
+    def _number(self) -> np.ndarray:
+        """Each row's episode; a reset step still belongs to the one that has ended, and begins another."""
+        numbers, resetting = self._episode.copy(), np.flatnonzero(self._resetting)
+        self._episode[resetting] = self._begun + np.arange(len(resetting))
+        self._begun += len(resetting)
+        return numbers
 
     @property
     def recent_return(self) -> float:
         """Mean return of the last finished episodes, NaN before the first."""
         return float(np.mean([r for r, _ in self.recent])) if self.recent else float("nan")
+
+    @property
+    def recent_length(self) -> float:
+        """Mean length of the last finished episodes, NaN before the first."""
+        return float(np.mean([n for _, n in self.recent])) if self.recent else float("nan")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from policykd.errors import EnvError
 from policykd.recipe import Recipe
 
-__all__ = ["Mode", "make", "native"]
+__all__ = ["Mode", "action_masks", "make", "masks_actions", "native"]
 
 Mode = Literal["auto", "sync", "async"]
 
@@ -44,3 +45,18 @@ def make(recipe: Recipe, num_envs: int, mode: Mode = "auto") -> VectorEnv:
     if mode == "async":
         return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
     return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def masks_actions(envs: VectorEnv) -> bool:
+    """Whether the environments say which actions they allow: a method ``action_masks``, as MaskablePPO wants it."""
+    if not isinstance(envs, SyncVectorEnv | AsyncVectorEnv):
+        return False  # native implementations have no methods of single environments
+    return bool(envs.call("has_wrapper_attr", "action_masks")[0])
+
+
+def action_masks(envs: VectorEnv) -> np.ndarray:
+    """What each environment allows now, ``[n, a]`` bool; the factors of a MultiDiscrete stand side by side."""
+    if not isinstance(envs, SyncVectorEnv | AsyncVectorEnv):
+        raise EnvError("env.masks", f"{type(envs).__name__} cannot be asked for action masks", "mode='sync'")
+    masks = envs.call("action_masks")
+    return np.stack([np.asarray(mask, bool).reshape(-1) for mask in masks])
