@@ -9,10 +9,10 @@ from policykd.clock import Clock
 from policykd.config import DistillConfig
 from policykd.datasets.ring import Ring
 from policykd.learner import Learner
-from policykd.prediction import Progress, Update
+from policykd.prediction import Batch, Policy, Progress, Update
 from policykd.rollouts.collect import Collector
 
-__all__ = ["ROUND", "cosine", "interact", "mixture", "replay"]
+__all__ = ["ROUND", "cosine", "interact", "label", "mixture", "replay"]
 
 ROUND = 32
 """Vector steps of one round: short against an episode, long against a call."""
@@ -51,6 +51,9 @@ def interact(
 ) -> Iterator[Update]:
     """Collect a round, add it to the memory, learn from the memory; until ``config.steps`` environment steps are taken.
 
+    The budget is overrun by less than one step of every environment, and there is one update for every
+    ``config.rows_per_update`` steps taken.
+
     With the student acting and all data kept this is DAgger (Ross et al. 2011, 1011.0686, algorithm 3.1), in many small
     rounds, with the moving average of the student in the student's place.
 
@@ -68,7 +71,8 @@ def interact(
     while taken < end:
         progress = Progress(taken, learner.updates, (taken - done) / config.steps)
         with clock.phase("collect"):
-            rollout = collector.collect(ROUND, learner.averaged, beta(progress))
+            vector_steps = min(ROUND, -(-(end - taken) // collector.envs.num_envs))
+            rollout = collector.collect(vector_steps, learner.averaged, beta(progress))
             memory.add(rollout.batch)
         taken += rollout.steps
         owed += rollout.steps / config.rows_per_update
@@ -89,3 +93,18 @@ def replay(
         with clock.phase("learn"):
             update = learner.step(memory.sample(config.batch_size), Progress(0, learner.updates, i / updates))
         yield update
+
+
+def label(collector: Collector, steps: int, student: Policy | None = None, beta: float = 1.0) -> Iterator[Batch]:
+    """Labelled batches for a dataset, until ``steps`` environment steps are taken; nothing is learnt.
+
+    Args:
+        collector: made with ``episodes=True``, so that episodes can be told apart.
+        student, beta: who acts, as in ``Collector.collect``.
+    """
+    taken = 0
+    while taken < steps:
+        vector_steps = min(ROUND, -(-(steps - taken) // collector.envs.num_envs))
+        rollout = collector.collect(vector_steps, student, beta)
+        taken += rollout.steps
+        yield rollout.batch
