@@ -112,7 +112,7 @@ def test_log_probability_of_tanh_gaussian_actors(agents, name):
     torch.testing.assert_close(said.dist.log_std, theirs.distribution.stddev.log(), rtol=1e-5, atol=1e-5)
     # A tiny spread magnifies the last bits of two ways to write atanh.
     fair = (said.dist.log_std > -5).all(-1)
-    assert fair.sum() > 20
+    assert fair.sum() > 10
     torch.testing.assert_close(said.dist.log_prob(action)[fair], want[fair], rtol=1e-4, atol=2e-4)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+import zipfile
 from typing import Any
 
 import torch
@@ -45,15 +46,12 @@ def read_weights(raw: bytes, what: str = "policy.pth") -> dict[str, Tensor]:
         CheckpointError: ``weights.code`` where it names anything but tensors, ``weights.virtual`` for tensors larger
             than their content, ``weights.dtype``, ``weights.not-finite``, ``weights.unreadable``, or those of a zip.
     """
-    inner = open_inner(what, raw) if raw.startswith(b"PK") else None
-    declared = _declared(pickled_parts(raw, what), what)
+    pickles, inner = _opened(raw, what)
+    declared = _declared(pickles, what)
     if inner is not None:
+        members = ((info.filename.rpartition("/data/"), info.file_size) for info in inner.infolist())
+        sizes = {key: size for (_, folder, key), size in members if folder}
         # torch maps a storage of the declared size onto the member, however short that is.
-        sizes = {
-            info.filename.rpartition("data/")[2]: info.file_size
-            for info in inner.infolist()
-            if "/data/" in info.filename
-        }
         if any(sizes.get(key) != nbytes for key, nbytes in declared.items()):
             raise CheckpointError(
                 "weights.virtual", f"{what}: tensors of another size than their content", "equal sizes"
@@ -79,14 +77,18 @@ def pickled_parts(raw: bytes, what: str) -> list[Pickle]:
     Raises:
         CheckpointError: ``weights.unreadable``, or an error of its zip or pickle.
     """
+    return _opened(raw, what)[0]
+
+
+def _opened(raw: bytes, what: str) -> tuple[list[Pickle], zipfile.ZipFile | None]:
     if not raw.startswith(b"PK"):
         # Before 1.6 torch wrote four pickles (magic number, protocol, system, object), then the content.
-        return read_all(raw, 4)
+        return read_all(raw, 4), None
     inner = open_inner(what, raw)
     names = [n for n in inner.namelist() if n.endswith("/data.pkl")]
     if len(names) != 1:
         raise _unreadable(f"{what} holds {len(names)} data.pkl")
-    return [read(inner.read(names[0]))]
+    return [read(inner.read(names[0]))], inner
 
 
 def _unreadable(found: str) -> CheckpointError:

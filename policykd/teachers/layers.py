@@ -250,7 +250,9 @@ def check_declared(net_arch: Any, part: str, found: list[int]) -> None:
             declared = net_arch.get(part, [])
         case [*shared, dict() as own]:  # SB3 before 1.8: widths of shared layers, then each net's own
             declared = [*shared, *(own.get(part) or [])]
-        case _:
+        case None:
             return
+        case _:
+            raise _misfit(f"net_arch {net_arch!r}"[:100], "widths, or a dict of them")
     if declared != found:
         raise _misfit(f"layers of widths {found}", f"{declared}, as net_arch[{part!r}] declares")
