@@ -103,6 +103,19 @@ def test_saving_again_replaces_both_files_and_leaves_nothing_else(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_weights_that_are_views_of_one_vector_are_saved(tmp_path: Path) -> None:
+    """As a Learner keeps them."""
+    student, obs = make("tanh_gaussian")
+    said = student.label(obs)
+    flat = torch.cat([p.detach().reshape(-1) for p in student.parameters()])
+    for p, part in zip(student.parameters(), flat.split([p.numel() for p in student.parameters()]), strict=True):
+        p.data = part.view_as(p)
+    path = students.save(student, tmp_path)
+    assert path.stat().st_size < 4 * flat.numel() + 2000
+    for mine, theirs in zip(words(students.load(path).label(obs)), words(said), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"student\.write"):

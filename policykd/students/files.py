@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +14,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from policykd.errors import CheckpointError, PolicykdError, RunError
+from policykd.disk import write_whole
+from policykd.errors import CheckpointError, PolicykdError
 from policykd.networks import Normaliser
 from policykd.prediction import Origin, Spec
 from policykd.spaces_json import origin_from_json, origin_to_json, spec_from_json, spec_to_json
@@ -28,30 +27,6 @@ __all__ = ["load", "save"]
 
 _SCHEMA = 1
 _LARGEST_JSON = 2**26
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Write each file all or nothing; none is replaced before all are on disk."""
-    ready: list[tuple[str, Path]] = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            ready.append((temporary, folder / name))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-        for temporary, path in ready:
-            os.replace(temporary, path)
-    except OSError as why:
-        raise RunError(
-            "student.write", f"{folder}: {why.strerror}", "a folder that can be written", "choose another"
-        ) from None
-    finally:
-        for temporary, _ in ready:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def save(student: Student, folder: str | Path, name: str = "student") -> Path:
@@ -74,7 +49,8 @@ def save(student: Student, folder: str | Path, name: str = "student") -> Path:
         "weights": {"file": f"{name}.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
     }
     text = json.dumps(card, indent=1, allow_nan=False)
-    _write(Path(folder), {f"{name}.safetensors": weights, f"{name}.json": text.encode()})
+    files = {f"{name}.safetensors": weights, f"{name}.json": text.encode()}
+    write_whole(Path(folder), files, code="student.write")
     return Path(folder) / f"{name}.safetensors"
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from policykd.errors import UnknownNameError, UsageError
+from policykd.sizes import parse_budget, parse_hidden
 
 __all__ = ["ACTIVATIONS", "Shape", "parse_budget", "parse_hidden"]
 
@@ -53,42 +52,3 @@ class Shape:
                     f"student.{name}", f"{name}={widths}", "whole numbers of 1 or more", f"give {name}=(64, 64), say"
                 )
             object.__setattr__(self, name, widths)
-
-
-def parse_hidden(text: str | Sequence[str | int]) -> tuple[int, ...]:
-    """Widths from what people type: ``"64,64"``, ``"64 64"``, ``("64", "64")``, ``(64, 64)`` or ``"linear"``.
-
-    Raises:
-        UsageError: ``student.hidden`` for anything else.
-    """
-    words = re.split(r"[\s,]+", text.strip().strip("()")) if isinstance(text, str) else [str(w) for w in text]
-    words = [w for word in words for w in re.split(r"[\s,]+", word.strip()) if w]
-    if words == ["linear"] or (not words and not isinstance(text, str)):
-        return ()
-    if not words or not all(w.isascii() and w.isdigit() and int(w) > 0 for w in words):
-        raise UsageError(
-            "student.hidden",
-            f"hidden layers {text!r}",
-            "widths of 1 or more, or 'linear'",
-            "type --hidden 64,64 (two layers of 64), --hidden 8 (one of 8) or --hidden linear (none)",
-        )
-    return tuple(int(w) for w in words)
-
-
-def parse_budget(text: str | int, teacher_parameters: int) -> int:
-    """A number of parameters from what people type: ``"2000"``, or ``"4%"`` of the teacher's acting parameters.
-
-    Raises:
-        UsageError: ``student.budget`` for anything that is not at least 1 parameter.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(text).strip().replace("_", ""))
-    number, percent = (float(match[1]), match[2]) if match else (0.0, "")
-    budget = int(teacher_parameters * number / 100 + 1e-9) if percent else int(number)
-    if budget < 1 or (not percent and number != budget):
-        raise UsageError(
-            "student.budget",
-            f"a budget of {text!r} (the teacher acts with {teacher_parameters} parameters)",
-            "a whole number of parameters, or a share of the teacher's that is at least one parameter",
-            "type --max-params 2000 or --max-params 4%",
-        )
-    return budget
