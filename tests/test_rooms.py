@@ -25,7 +25,7 @@ STAIRS = [
     ["checkpoints", "networks", "spaces_json"],
     ["prediction"],
     ["distributions"],
-    ["clock", "config", "disk", "disk", "env_ids"],
+    ["clock", "config", "disk", "disk", "env_ids", "sizes"],
     ["errors"],
 ]
 LINE = {room: line for line, rooms in enumerate(STAIRS) for room in rooms}
