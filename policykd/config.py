@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,8 @@ class DistillConfig:
 
     method: Method = "dagger"
     """Whose states are learnt from: the teacher's, the student's, both (from the first to the second), a dataset's."""
+    dataset: str | None = None
+    """Folder of a dataset (``policykd label``), for the method of that name: no environment is stepped for training."""
     steps: int = 100_000
     """Environment steps of one cycle; at its end the learning rate has decayed and the student is measured."""
     cycles: int = 3
@@ -70,9 +73,18 @@ class DistillConfig:
     """A guard, not a budget: training stops after this many seconds and the report says so."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant: ``name.method``, ``config.zero``."""
+        """Refuse what cannot be meant: ``name.method``, ``config.dataset``, ``config.zero``."""
         if self.method not in METHODS:
             raise UnknownNameError.of("method", self.method, METHODS)
+        if (self.method == "dataset") != (self.dataset is not None):
+            raise UsageError(
+                "config.dataset",
+                f"the method {self.method} and the dataset {self.dataset}",
+                "a dataset with the method dataset, and only there",
+                "--method dataset --dataset FOLDER",
+            )
+        if self.dataset is not None:
+            object.__setattr__(self, "dataset", os.fspath(self.dataset))  # a Path is not JSON
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"

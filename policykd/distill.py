@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 
 from policykd import students
 from policykd.clock import Clock
 from policykd.config import DistillConfig
 from policykd.datasets import Ring
+from policykd.datasets import read as read_dataset
 from policykd.errors import SpaceError, UsageError
 from policykd.evaluation import BLOCK, Kept, Score, compare_on, extend, retention
 from policykd.learner import Learner
@@ -21,13 +23,12 @@ from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
 from policykd.news import Look, Tick
-from policykd.prediction import Policy, Spec, Update
+from policykd.prediction import Batch, Policy, Spec, Update
 from policykd.recipe import Recipe
 from policykd.recipe import load as load_recipe
 from policykd.report import Measured, Report
 from policykd.rollouts import Collector, make
-from policykd.rollouts.collect import Rollout
-from policykd.supervised import cosine, interact, mixture
+from policykd.supervised import cosine, interact, mixture, replay
 
 __all__ = ["Look", "Tick", "distill", "recipe_for"]
 
@@ -193,25 +194,35 @@ class _Training:
             config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
         )
         with clock.phase("collect"):
-            envs = make(recipe, config.num_envs, config.vector)
+            envs = make(recipe, config.num_envs if config.method != "dataset" else 1, config.vector)
             self.collector = Collector(envs, teacher, seed=config.seed, explore=config.explore, values=with_value)
             self.memory = Ring(config.memory, seed=config.seed)
+            self.env_steps = 0
             first = self._first(student)
-            self.memory.add(first.batch)
-            self.env_steps = first.steps
+            with_value = with_value and first.target.value is not None
         with clock.phase("learn"):
             if isinstance(student, students.Student):
-                students.adopt_scales(student, teacher, first.batch)
+                students.adopt_scales(student, teacher, first)
             objective = loss or default_objective(
-                student.spec.family, first.batch.target, with_value=with_value, value_weight=config.value_weight
+                student.spec.family, first.target, with_value=with_value, value_weight=config.value_weight
             )
             self.learner = Learner(student, objective, lr=cosine(config.learning_rate), average=config.average or None)
 
-    def _first(self, student: Policy) -> Rollout:
+    def _first(self, student: Policy) -> Batch:
+        """Rows that set the scales, once the memory holds them, or all of a dataset."""
+        if self.config.dataset is not None:
+            data = read_dataset(self.config.dataset)
+            data.check_student(student.spec)
+            for batch in data:
+                self.memory.add(batch)
+            spread = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), _WARM_UP)).long()
+            return self.memory.all()[spread]
         vector_steps = -(-min(_WARM_UP, self.config.steps) // self.config.num_envs)
-        if self.config.method == "student":
-            return self.collector.collect(vector_steps, student, 0.0)
-        return self.collector.collect(vector_steps)
+        acting = (student, 0.0) if self.config.method == "student" else (None, 1.0)
+        rollout = self.collector.collect(vector_steps, *acting)
+        self.memory.add(rollout.batch)
+        self.env_steps = rollout.steps
+        return rollout.batch
 
     def run(self) -> str:
         """Cycles until the student is as good as its teacher, the target is met, or the budget or time is spent."""
@@ -233,9 +244,12 @@ class _Training:
         seen = self.env_steps
         done = cycle * self.config.steps
         beta = mixture(self.config, cycle)
-        for update in interact(
-            self.learner, self.collector, self.memory, self.config, beta=beta, done=done, taken=seen, clock=self.clock
-        ):
+        learner, memory, config, clock = self.learner, self.memory, self.config, self.clock
+        if config.method == "dataset":
+            updates = replay(learner, memory, config, done=done, clock=clock)
+        else:
+            updates = interact(learner, self.collector, memory, config, beta=beta, done=done, taken=seen, clock=clock)
+        for update in updates:
             if self.on_tick is not None and update.progress.env_steps != self.env_steps:
                 total = self.config.steps * self.config.cycles
                 self.on_tick(Tick(update, self.learner, self.collector, self.memory, total))
@@ -316,7 +330,7 @@ class _Training:
             random=Measured.of(random),
             retention=kept,
             kept=closeness,
-            env_steps=self.env_steps,
+            env_steps=self.env_steps if config.method != "dataset" else 0,
             updates=self.learner.updates,
             evaluations=played,
             seconds=seconds,

@@ -85,13 +85,23 @@ def interact(
 
 
 def replay(
-    learner: Learner, memory: Ring, config: DistillConfig, *, updates: int, clock: Clock | None = None
+    learner: Learner, memory: Ring, config: DistillConfig, *, done: int = 0, clock: Clock | None = None
 ) -> Iterator[Update]:
-    """Learn ``updates`` times from what the memory holds, no environment stepped (behaviour cloning on soft labels)."""
+    """Learn from what the memory holds, no environment stepped (behaviour cloning on soft labels).
+
+    There are ``config.steps / config.rows_per_update`` updates, as many as ``interact`` makes of the same budget; each
+    counts as ``rows_per_update`` environment steps in ``progress``, so that charts and schedules are comparable.
+
+    Args:
+        done: where that count begins.
+        clock: gets the phase ``learn``.
+    """
     clock = clock or Clock()
+    updates = max(1, config.steps // config.rows_per_update)
     for i in range(updates):
+        progress = Progress(done + (i + 1) * config.rows_per_update, learner.updates, i / updates)
         with clock.phase("learn"):
-            update = learner.step(memory.sample(config.batch_size), Progress(0, learner.updates, i / updates))
+            update = learner.step(memory.sample(config.batch_size), progress)
         yield update
 
 
