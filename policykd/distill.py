@@ -315,7 +315,9 @@ class _Training:
             episodes = min(episodes + BLOCK, config.max_episodes)
         with self.clock.phase("evaluate"):
             closeness = (
-                compare_on(mine.obs, student, self.teacher) if mine.obs is not None else Kept(float("nan"), None, None)
+                compare_on(mine.obs, student, self.teacher, mine.masks)
+                if mine.obs is not None
+                else Kept(float("nan"), None, None)
             )
         seconds = {**self.clock.wall, "total": self.clock.elapsed}
         size = students.size_bytes(student) if isinstance(student, students.Student) else None

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.distributions import kl
+from policykd.distributions import kl, masked
 from policykd.errors import DistributionError, UsageError
 from policykd.prediction import Obs, Policy
 from policykd.recipe import Recipe, load
 from policykd.rollouts.episodes import play
+from policykd.rollouts.vector import native
 
-__all__ = ["BLOCK", "Interval", "Kept", "Score", "compare_on", "evaluate", "extend", "retention"]
+__all__ = ["BLOCK", "Interval", "Kept", "Score", "compare_on", "evaluate", "extend", "retention", "student_t_interval"]
 
 BLOCK = 100
 """Episodes come in blocks of this many seeds, so that the same block means the same episodes for every policy."""
@@ -50,13 +51,17 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Per-episode returns of one policy, in the order of the seeds; never a bare mean."""
+    """Per-episode returns of one policy, in the order of the seeds; never a bare mean.
+
+    ``obs`` are observations that it visited, as many as were asked for; ``masks`` what the environment allowed there.
+    """
 
     returns: np.ndarray
     lengths: np.ndarray
     seed: int
     seconds: float = 0.0
     obs: Obs | None = field(default=None, repr=False)
+    masks: Tensor | None = field(default=None, repr=False)
 
     @property
     def mean(self) -> float:
@@ -118,18 +123,21 @@ def extend(
     """``score`` grown to ``episodes`` episodes by playing only the missing ones, in whole blocks but for the last."""
     began = time.perf_counter()
     done = score.episodes if score else 0
-    parts = [(score.returns, score.lengths)] if score else []
-    obs = score.obs if score else None
+    if score is not None and done >= episodes:
+        return score
+    if native(recipe) or not deterministic:
+        done -= done % BLOCK  # episodes of a vector, and draws, depend on its width: a block cut short is played again
+    parts = [(score.returns[:done], score.lengths[:done])] if score else []
+    obs, masks = (score.obs, score.masks) if score else (None, None)
     while done < episodes:
-        # Only the last block may be cut.
         count = min(BLOCK, episodes - done)
         played = play(policy, recipe, range(seed + done, seed + done + count), deterministic=deterministic, keep=keep)
         parts.append((played.returns, played.lengths))
-        obs = played.obs if obs is None else obs
+        obs, masks = (played.obs, played.masks) if obs is None else (obs, masks)
         done += count
     returns, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
     spent = (score.seconds if score else 0.0) + time.perf_counter() - began
-    return Score(returns, lengths, seed, spent, obs)
+    return Score(returns, lengths, seed, spent, obs, masks)
 
 
 def retention(student: Score, teacher: Score, random: Score, *, min_episodes: int = 100) -> Interval:
@@ -186,12 +194,19 @@ def _same_action(policy: Policy, a: Tensor, b: Tensor) -> Tensor:
     return same.flatten(1).all(1) if same.dim() > 1 else same
 
 
-def compare_on(obs: Obs, student: Policy, teacher: Policy) -> Kept:
-    """Agreement, KL and value error of ``student`` against ``teacher`` on ``obs``."""
+def compare_on(obs: Obs, student: Policy, teacher: Policy, masks: Tensor | None = None) -> Kept:
+    """Agreement, KL and value error of ``student`` against ``teacher`` on ``obs``, among the actions that are allowed.
+
+    Args:
+        masks: allowed actions, ``[n, a]`` bool; None for all.
+    """
     said, target = student.label(obs), teacher.label(obs)
-    same = _same_action(student, said.dist.mode(), target.dist.mode())
+    mine, theirs = said.dist, target.dist
+    if masks is not None:
+        mine, theirs = masked(mine, masks), masked(theirs, masks)
+    same = _same_action(student, mine.mode(), theirs.mode())
     try:
-        divergence: float | None = float(kl(target.dist, said.dist).mean())
+        divergence: float | None = float(kl(theirs, mine).mean())
     except DistributionError:
         divergence = None
     error = None

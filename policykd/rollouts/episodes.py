@@ -27,11 +27,13 @@ class Episodes:
         returns: undiscounted returns, ``[n]``.
         lengths: environment steps, ``[n]``.
         obs: up to ``keep`` of the raw observations that were acted on, spread evenly over time.
+        masks: the actions that were allowed there, ``[n, a]`` bool; None where the environment says nothing.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     obs: Obs | None
+    masks: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -45,18 +47,21 @@ class _Sampled:
     def __init__(self, limit: int) -> None:
         self.limit, self.stride, self.seen = limit, 1, 0
         self.kept: list[Any] = []
+        self.masks: list[np.ndarray] = []
 
-    def add(self, obs: Any) -> None:
+    def add(self, obs: Any, masks: np.ndarray | None) -> None:
         if self.limit and self.seen % self.stride == 0:
             self.kept.append({k: v.copy() for k, v in obs.items()} if isinstance(obs, dict) else obs.copy())
+            self.masks += [] if masks is None else [masks]
             rows = sum(len(next(iter(o.values())) if isinstance(o, dict) else o) for o in self.kept)
             if rows > 2 * self.limit:
-                self.kept, self.stride = self.kept[::2], self.stride * 2
+                self.kept, self.masks, self.stride = self.kept[::2], self.masks[::2], self.stride * 2
         self.seen += 1
 
-    def rows(self) -> Obs | None:
+    def rows(self) -> tuple[Obs | None, Tensor | None]:
+        """Observations, and the masks beside them where there are any."""
         if not self.kept:
-            return None
+            return None, None
         first = self.kept[0]
         stacked: Any
         if isinstance(first, dict):
@@ -66,15 +71,27 @@ class _Sampled:
         tensors = obs_tensor(stacked)
         n = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
         rows = torch.linspace(0, n - 1, min(n, self.limit)).long()
-        return map_obs(tensors, lambda t: t[rows])
+        masks = torch.from_numpy(np.concatenate(self.masks))[rows] if self.masks else None
+        return map_obs(tensors, lambda t: t[rows]), masks
 
 
-def _actions(policy: Policy, obs: Any, masks: Any, generator: torch.Generator | None) -> np.ndarray:
+def _actions(policy: Policy, obs: Any, masks: np.ndarray | None, generator: torch.Generator | None) -> np.ndarray:
     dist = policy(obs_tensor(obs), values=False).dist
     if masks is not None:
-        dist = masked(dist, torch.as_tensor(np.asarray(masks)).reshape(len(dist.mode()), -1))
+        dist = masked(dist, torch.from_numpy(masks))
     action: Tensor = dist.mode() if generator is None else dist.sample(generator)
     return policy.spec.to_env(action)
+
+
+def _masks(envs: list[gym.Env]) -> np.ndarray:
+    return np.stack([np.asarray(env.get_wrapper_attr("action_masks")(), bool).reshape(-1) for env in envs])
+
+
+def _random(env: gym.Env) -> Any:
+    mask, space = _masks([env])[0].astype(np.int8), env.action_space
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return space.sample(tuple(np.split(mask, np.cumsum(space.nvec)[:-1])))
+    return space.sample(mask)
 
 
 def _gather(obs: list[Any]) -> Any:
@@ -91,7 +108,7 @@ def _play_native(
     obs = envs.reset(seed=seeds[0])[0]
     returns, lengths, live = np.zeros(n), np.zeros(n, int), np.full(n, True)
     while live.any():
-        sampled.add(obs[live])
+        sampled.add(obs[live], None)
         action = envs.action_space.sample() if policy is None else _actions(policy, obs, None, generator)
         obs, reward, terminated, truncated, _ = envs.step(action)
         returns += np.where(live, reward, 0.0)
@@ -126,11 +143,11 @@ def _play_singly(
         begin(env)
     while live:
         if policy is None:
-            actions: Any = [env.action_space.sample() for env, _, _ in live]
+            actions: Any = [_random(env) if masks_known else env.action_space.sample() for env, _, _ in live]
         else:
             obs = _gather([o for _, _, o in live])
-            sampled.add(obs)
-            masks = [env.get_wrapper_attr("action_masks")() for env, _, _ in live] if masks_known else None
+            masks = _masks([env for env, _, _ in live]) if masks_known else None
+            sampled.add(obs, masks)
             actions = _actions(policy, obs, masks, generator)
         running, live = live, []
         for (env, i, _), action in zip(running, actions, strict=True):
@@ -174,4 +191,4 @@ def play(
             returns, lengths = _play_native(policy, recipe, seeds, generator, sampled)
         else:
             returns, lengths = _play_singly(policy, recipe, seeds, generator, sampled, slots)
-    return Episodes(returns, lengths, sampled.rows())
+    return Episodes(returns, lengths, *sampled.rows())
