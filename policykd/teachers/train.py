@@ -103,7 +103,7 @@ def train(
     Args:
         recipe: a ``policykd.recipe.Recipe``.
         algo: a key of ``ALGORITHMS``.
-        out: an empty or new folder.
+        out: an empty or new folder; JSON that describes the run may lie in it already.
         seed: of training and evaluation; global generators are left as they were found.
         total_timesteps: environment steps, instead of the recipe's ``n_timesteps``.
         until: mean return to stop at, instead of the recipe's threshold.
@@ -118,7 +118,7 @@ def train(
     budget = int(asked.get("n_timesteps", _DEFAULT_TIMESTEPS) if total_timesteps is None else total_timesteps)
     if budget < 1:
         raise UsageError("train.budget", f"a budget of {budget} environment steps", "at least 1")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(p.suffix != ".json" for p in out.iterdir()):
         raise RunError("run.exists", f"{out} is not empty", "a new or empty folder", "choose another --out")
 
     name = recipe.env_id.replace("/", "-")
