@@ -71,11 +71,15 @@ def arguments(value: Any) -> dict[str, Any]:
         return {}
     if isinstance(value, dict):
         return {str(k): v for k, v in value.items()}
+    found: Any = None
     try:
         tree = ast.parse(str(value).strip(), mode="eval").body
         if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "dict" and not tree.args:
-            return {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg is not None}
-        found = ast.literal_eval(tree)
+            # dict(**x) has a keyword without a name.
+            found = {k.arg: ast.literal_eval(k.value) for k in tree.keywords}
+            found = None if None in found else found
+        else:
+            found = ast.literal_eval(tree)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, dict):
