@@ -39,8 +39,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 def weighted_terms(weight: Tensor, value: Tensor) -> Tensor:
     """weight * value for weights of 0 or more, with 0 * inf = 0, and a gradient without NaN there."""
-    none = weight == 0  # not `weight > 0`: a NaN must stay one
-    return torch.where(none, 0.0, weight * torch.where(none, 0.0, value))
+    return weight * torch.where(weight == 0, 0.0, value)  # not `weight > 0`: a NaN must stay one
 
 
 def _draw_index(probs: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -81,9 +81,11 @@ def legal(logits: Tensor) -> Tensor:
 
 def on_legal(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of both over the teacher's legal actions, and -log of the mass that the student gives them."""
-    inside = torch.where(legal(teacher), student, -torch.inf)
-    outside = torch.logsumexp(student, -1) - torch.logsumexp(inside, -1)
-    return F.log_softmax(inside, -1), F.log_softmax(teacher, -1), outside
+    where = legal(teacher)
+    inside = torch.where(where, F.log_softmax(student, -1), -torch.inf)
+    # Exactly 0 where nothing is masked: rounding would be all there is to a small divergence.
+    mass = torch.where(where.all(-1), 0.0, torch.logsumexp(inside, -1))
+    return inside - mass.unsqueeze(-1), F.log_softmax(teacher, -1), -mass
 
 
 def centred(values: Tensor, where: Tensor) -> Tensor:

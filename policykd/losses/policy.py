@@ -315,7 +315,7 @@ def _mean_error(
 
 def _centred_error(student: Tensor, teacher: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
     where = choices.legal(teacher)
-    error = choices.centred(student, where) - choices.centred(teacher, where)
+    error = choices.centred(student - teacher, where)
     return f(error).sum(-1) / where.sum(-1).clamp(min=1)
 
 
