@@ -58,10 +58,12 @@ class Run:
         folder: where it is.
         command: what a person typed to make it.
         config: the resolved configuration, as ``config.json`` holds it.
+        latest: the student's newest number of every tag.
     """
 
     def __init__(self, folder: Path, command: str, config: Mapping[str, Any]) -> None:
         self.folder, self.command, self.config = folder, command, config
+        self.latest: dict[str, float | None] = {}
         self._charts = Charts(folder)
         self._made: list[Path] = []
         self._news = False
@@ -134,6 +136,8 @@ class Run:
             series: sub-run: the same tag in several of them is one chart with several lines.
         """
         self._news = True
+        if series == "student":
+            self.latest |= values
         self._charts.scalars(step, values, series)
 
     def reference(self, step: int, values: Mapping[str, float], series: str) -> None:
