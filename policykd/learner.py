@@ -57,7 +57,7 @@ class _Flat:
         self.follow()
 
     def follow(self) -> None:
-        """Take over what others put in a parameter's place (``zero_grad``, another Learner, a load that assigns)."""
+        """Take over what others put in a parameter's place (``zero_grad``, another Learner)."""
         for p, data, grad in self._views:
             if p.grad is not grad or p.data_ptr() != data.data_ptr():
                 data.copy_(p.data)
