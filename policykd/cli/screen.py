@@ -55,7 +55,7 @@ class Screen:
         """A result; columns of figures stand right."""
         if not self._result:
             return
-        shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+        shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", show_header=any(columns))
         for i, name in enumerate(columns):
             figures = all(not row[i] or row[i][0] in "-0123456789" for row in rows)
             shown.add_column(name, justify="right" if figures else "left", overflow="fold")

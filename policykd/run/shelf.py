@@ -127,7 +127,6 @@ def _card(name: str, policy: Policy, run: Run, report: Mapping[str, Any], folder
     kind = "teacher" if report.get("kind") == "train" else "student"
     score, origin = report[kind], policy.origin
     files = sorted(p for p in folder.iterdir() if p.is_file())
-    weights = [p for p in files if p.suffix != ".json"]
     card = {
         "schema": 1,
         "name": name,
@@ -140,7 +139,7 @@ def _card(name: str, policy: Policy, run: Run, report: Mapping[str, Any], folder
         "action_space": str(policy.spec.action_space),
         "family": policy.spec.family,
         "params": policy.acting_parameters,
-        "bytes": sum(p.stat().st_size for p in weights),
+        "bytes": score.get("bytes") or sum(p.stat().st_size for p in files if p.suffix != ".json"),
         "sha256": {p.name: file_hash(p) for p in files},
         "score": {k: score[k] for k in ("return_mean", "return_ci", "episodes")},
         "random": {k: report["random"][k] for k in ("return_mean", "episodes")},

@@ -17,8 +17,8 @@ class Arguments(Manner):
 
     teacher: str
     """A trained agent, as for distill."""
-    out: Path
-    """The dataset's folder, new or empty."""
+    out: Path | None = None
+    """The dataset's folder, new or empty; it must be named."""
     steps: int = 100_000
     """Environment steps, one row each."""
     env: str | None = None
@@ -39,7 +39,9 @@ class Arguments(Manner):
     """Show what would be written; write nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse budgets that cannot be meant."""
+        """Refuse what cannot be meant."""
+        if self.out is None:
+            raise UsageError("cli.arguments", "no --out", "a folder for the dataset", "add --out DIR")
         for flag, value in (("--steps", self.steps), ("--num-envs", self.num_envs), ("--threads", self.threads)):
             if value < 1:
                 raise UsageError("config.zero", f"{flag} {value}", "at least 1", f"leave {flag} out for the default")

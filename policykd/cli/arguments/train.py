@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from policykd.cli.arguments import Manner
 from policykd.errors import UsageError
 
-__all__ = ["Arguments"]
+__all__ = ["Algorithm", "Arguments"]
+
+Algorithm = Literal["a2c", "ars", "crossq", "ddpg", "dqn", "ppo", "qrdqn", "sac", "td3", "tqc", "trpo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +20,8 @@ class Arguments(Manner):
 
     env: str
     """A recipe (envs/lunarlander.py) or a Gymnasium id."""
-    algo: str = "ppo"
-    """Algorithm of stable-baselines3 or sb3-contrib: ppo, a2c, dqn, sac, td3, ddpg, trpo, ars, qrdqn, tqc, crossq."""
+    algo: Algorithm = "ppo"
+    """Algorithm of stable-baselines3 or sb3-contrib."""
     steps: int | None = None
     """Environment steps, instead of the recipe's n_timesteps."""
     until: float | None = None

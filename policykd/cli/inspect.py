@@ -1,0 +1,82 @@
+"""``policykd inspect``: what a file holds and what code it carries; it shows, and runs none of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from policykd import students, teachers
+from policykd.cli.arguments.inspect import Arguments
+from policykd.cli.screen import Screen
+from policykd.load import load_student
+from policykd.teachers import Inspection
+
+__all__ = ["run"]
+
+_SAFE = {"data": "nothing but data", "function": "names only functions that SB3 itself writes"}
+
+
+def run(args: Arguments, screen: Screen) -> dict[str, Any]:
+    """Look; returns what was found."""
+    path = Path(args.path)
+    places = (path, path / "student.safetensors", path / "student" / "student.safetensors")
+    weights = next((p for p in places if p.suffix == ".safetensors" and p.is_file()), None)
+    return _teacher(args.path, screen) if weights is None else _student(weights, screen)
+
+
+def _student(weights: Path, screen: Screen) -> dict[str, Any]:
+    student = load_student(weights)
+    found = {
+        "kind": "student",
+        "path": str(weights),
+        "size": weights.stat().st_size,
+        "family": student.spec.family,
+        "observation_space": str(student.spec.observation_space),
+        "action_space": str(student.spec.action_space),
+        "hidden": list(student.shape.hidden),
+        "activation": student.shape.activation,
+        "value_head": student.value_head is not None,
+        "acting_parameters": student.acting_parameters,
+        "bytes": students.size_bytes(student),
+        "env_id": student.origin.env_id,
+        "code": [],
+    }
+    screen.table("student", ("", ""), [(k, str(v)) for k, v in found.items() if k not in ("kind", "code")])
+    screen.line("code: none; safetensors and JSON cannot carry any")
+    return found
+
+
+def _teacher(path: str, screen: Screen) -> dict[str, Any]:
+    found = teachers.inspect(path)
+    screen.table("agent", ("", ""), _facts(found))
+    tensors = [(name, "x".join(map(str, shape)) or "scalar") for name, shape in found.tensors.items()]
+    screen.table("weights", ("tensor", "shape"), tensors)
+    if found.code:
+        rows = [(use.verdict, use.name, f"{use.count}", use.where, use.call) for use in found.code]
+        screen.table("code that unpickling would run (it was not)", ("verdict", "name", "times", "where", "call"), rows)
+    screen.line(f"code: {_SAFE.get(found.verdict, found.verdict)}")
+    if found.problem is not None:
+        screen.line(f"does not load: {found.problem}")
+    return {"kind": "teacher", **found.to_dict()}
+
+
+def _facts(found: Inspection) -> list[tuple[str, str]]:
+    facts = {
+        "path": found.path,
+        "sha256": found.sha256,
+        "bytes": f"{found.size:,}",
+        "algorithm": f"{found.algo} ({found.algo_reason})" if found.algo else None,
+        "written by": f"stable-baselines3 {found.sb3_version}" if found.sb3_version else None,
+        "family": found.family,
+        "observations": found.observation_space,
+        "actions": found.action_space,
+        "acting parameters": None if found.acting_parameters is None else f"{found.acting_parameters:,}",
+        "all parameters": None if found.all_parameters is None else f"{found.all_parameters:,}",
+        "gamma": found.gamma,
+        "reward scale": found.reward_scale,
+        "normaliser": found.normaliser and found.normaliser["path"],
+        "environment": found.env_id
+        and (found.env_id if found.env_id == found.env_id_then else f"{found.env_id} (then {found.env_id_then})"),
+        "wrappers": ", ".join(str(w["name"]) for w in found.wrappers) or None,
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None]

@@ -1,0 +1,123 @@
+"""``policykd train``: a teacher from a recipe, measured on fresh episodes, in a run folder that every verb reads."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from policykd import recipe
+from policykd.cli.arguments.train import Arguments
+from policykd.cli.flags import settings
+from policykd.cli.names import reach_here
+from policykd.cli.places import prepare, run_folder
+from policykd.cli.screen import Screen, span
+from policykd.evaluation import evaluate
+from policykd.load import load_teacher
+from policykd.prediction import Progress
+from policykd.recipe import Recipe
+from policykd.report import Measured, versions
+from policykd.run import Run, check_vacant
+from policykd.run.folder import file_hash
+from policykd.teachers.folders import find
+from policykd.teachers.train import TrainResult, train
+
+__all__ = ["run"]
+
+_REPORT = 500_000_000
+"""First seed of the reported episodes, out of reach of those that selected the model."""
+
+
+def run(args: Arguments, screen: Screen) -> dict[str, Any]:
+    """Train, measure, write; returns the fields of report.json and the run's folder."""
+    prepare(args.threads, args.gym_packages)
+    if ":" in args.env:
+        reach_here()
+    where = recipe.load(args.env)
+    asked = where.hyperparams.get(args.algo, {})
+    if not asked:
+        screen.hint(f"{args.env} has no hyper-parameters for {args.algo}: SB3's defaults")
+    folder = run_folder(args.out, where.env_id, args.algo)
+    if args.dry_run:
+        check_vacant(folder)
+        where.make().close()
+        facts: dict[str, Any] = {
+            "env_id": where.env_id,
+            "algo": args.algo,
+            "threshold": where.threshold,
+            "out": str(folder),
+        }
+        facts |= {"hyperparams": {k: str(v) for k, v in asked.items()}, "config": settings(args)}
+        rows = [(k, str(v)) for k, v in facts.items() if k not in ("hyperparams", "config")]
+        screen.table("training", ("", ""), [*rows, *((k, str(v)) for k, v in asked.items())])
+        screen.hint("dry run: nothing was written")
+        return facts
+
+    total = int(asked.get("n_timesteps", 0) if args.steps is None else args.steps)
+    with Run.create(folder, config=settings(args), command=screen.command) as run:
+        with screen.progress("train", total) as tell:
+            seen: dict[str, float | None] = {}
+
+            def progress(news: Progress) -> None:
+                names = {"rollout/ep_rew_mean": "return", "train/loss": "loss", "eval/mean_reward": "evaluated"}
+                seen.update({names[k]: v for k, v in news.losses.items() if k in names})
+                tell(news.env_steps, seen)
+
+            try:
+                result = train(
+                    where,
+                    args.algo,
+                    out=folder,
+                    seed=args.seed,
+                    total_timesteps=args.steps,
+                    until=args.until,
+                    progress=progress,
+                )
+            except KeyboardInterrupt:
+                kept = (
+                    f"the best so far: policykd evaluate {folder}" if any(folder.glob("*.zip")) else "nothing was kept"
+                )
+                raise KeyboardInterrupt(kept) from None
+        fields = _measured(args, where, result, run, screen)
+        run.write_report(fields)
+    it, random = fields["teacher"], fields["random"]
+    figures = [
+        (name, span(x["return_mean"], x["return_ci"]), f"{x['episodes']}", f"{x['params']:,}" if "params" in x else "")
+        for name, x in ((args.algo, it), ("random", random))
+    ]
+    screen.table(f"{where.env_id}: {args.algo} trained", ("policy", "return [95 %]", "episodes", "parameters"), figures)
+    screen.hint(f"{fields['seconds']['total']:.1f} s, {fields['env_steps']:,} environment steps, {result.stopped_by}")
+    screen.hint(f"charts    tensorboard --logdir {folder}")
+    screen.hint(f"keep it   policykd promote {folder} NAME")
+    return {**fields, "run": str(folder)}
+
+
+def _measured(args: Arguments, where: Recipe, result: TrainResult, run: Run, screen: Screen) -> dict[str, Any]:
+    """The fields of report.json: the saved model, loaded from its file, beside the random policy."""
+    teacher = load_teacher(run.folder)
+    began = time.perf_counter()
+    score = evaluate(teacher, where, args.episodes, seed=_REPORT + args.seed)
+    random = evaluate(None, where, args.episodes, seed=_REPORT + args.seed)
+    spent = time.perf_counter() - began
+    for tag in ("eval/mean_reward", "rollout/ep_rew_mean"):
+        run.reference(result.timesteps, {tag: random.mean}, "random")
+    parts = find(run.folder)
+    files = [path for path in (parts.zip, parts.normaliser) if path is not None]
+    return {
+        "schema": 1,
+        "kind": "train",
+        "env_id": where.env_id,
+        "method": args.algo,
+        "seed": args.seed,
+        "stopped_by": result.stopped_by,
+        "teacher": Measured.of(score, teacher).to_dict(),
+        "random": Measured.of(random).to_dict(),
+        "env_steps": result.timesteps,
+        "seconds": {
+            "learn": round(result.seconds, 3),
+            "evaluate": round(spent, 3),
+            "total": round(time.perf_counter() - screen.began, 3),
+        },
+        "files": {str(path.relative_to(run.folder)): file_hash(path) for path in files},
+        "config": settings(args),
+        "versions": versions(),
+    }
