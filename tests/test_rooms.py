@@ -40,6 +40,8 @@ HOMES = {
     "onnxruntime": {"export/"},
     "ray": {"rollouts/distributed.py"},
     "mujoco": {"recipe.py"},
+    "minari": {"datasets/minari.py"},
+    "h5py": {"datasets/minari.py"},
     "matplotlib": set(),
     "tensorboard": {"run.py", "run/"},
     "torch.utils.tensorboard": {"run.py", "run/"},
