@@ -270,7 +270,7 @@ class ActingLayers:
     """The acting network of a policy as plain layers: what a student can start from (``students.from_teacher``).
 
     The observation, normalised and flattened (Dict: its keys side by side in the space's order; an image: through
-    ``convolutions`` with ReLU after each), goes through ``linears`` with ``activation`` between them. The last one gives
+    ``convolutions`` with ReLU after each), goes through ``linears`` with ``activation`` between them. The last gives
     logits, Q-values, mean or action, before tanh where the family squashes.
     """
 
@@ -289,7 +289,7 @@ class Policy(nn.Module, ABC):
     Attributes:
         spec: spaces and distribution family.
         origin: where it comes from.
-        normaliser: Normaliser of raw observations, a ``ModuleDict`` of them (one a key), or None.
+        normaliser: Normaliser of raw observations, a KeyedNormaliser, or None.
     """
 
     def __init__(self, spec: Spec, origin: Origin | None = None) -> None:
@@ -324,7 +324,7 @@ class Policy(nn.Module, ABC):
             return self(obs)
 
     def seed(self, seed: int) -> None:
-        """Seed the draws of ``predict(deterministic=False)``; a policy starts with seed 0 and touches no global generator."""
+        """Seed the draws of ``predict(deterministic=False)``; a policy starts with seed 0, apart from all others."""
         self._generator.manual_seed(seed)
 
     def predict(

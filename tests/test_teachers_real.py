@@ -18,7 +18,7 @@ from policykd import teachers
 from policykd.checkpoints import open_archive, read_fields
 from policykd.checkpoints.arrays import as_mapping
 from policykd.errors import CheckpointError
-from policykd.networks import normalise
+from policykd.networks import KeyedNormaliser, normalise
 from policykd.prediction import obs_tensor
 
 pytestmark = pytest.mark.needs_teachers
@@ -116,7 +116,7 @@ def test_normalised_observations_are_vecnormalizes_to_the_last_bit(shared_teache
     theirs = VecNormalize.__new__(VecNormalize)
     theirs.norm_obs, theirs.norm_obs_keys = True, None
     normaliser: Any = teacher.normaliser
-    parts = dict(normaliser.items()) if isinstance(normaliser, torch.nn.ModuleDict) else {"": normaliser}
+    parts = dict(normaliser.items()) if isinstance(normaliser, KeyedNormaliser) else {"": normaliser}
     moments = {}
     for key, part in parts.items():
         moments[key] = RunningMeanStd(shape=tuple(part.mean.shape))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policykd.disk import write_whole
 from policykd.errors import CheckpointError, PolicykdError
-from policykd.networks import Normaliser
+from policykd.networks import KeyedNormaliser, Normaliser
 from policykd.prediction import Origin, Spec
 from policykd.spaces_json import origin_from_json, origin_to_json, spec_from_json, spec_to_json
 from policykd.students.network import Student, empty
@@ -123,7 +123,7 @@ def _assembled(spec: Spec, shape: Shape, origin: Origin, tensors: dict[str, Tens
         student.origin = origin
         parts: dict[str | None, Normaliser] = {}
         for key, space in normalised_parts(spec).items():
-            names = ["normaliser." + ("" if key is None else f"{key}.") + end for end in ("mean", "var", "limits")]
+            names = ["normaliser." + ("" if key is None else KeyedNormaliser.module_name(key) + ".") + end for end in ("mean", "var", "limits")]
             if set(names) <= set(tensors):
                 mean, var, limits = (tensors[name].numpy() for name in names)
                 if not mean.shape == var.shape == space.shape or not np.all(var >= 0):

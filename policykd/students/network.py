@@ -130,7 +130,7 @@ class Student(Policy):
         origin: environment and wrappers it is meant for.
 
     Attributes:
-        normaliser: Normaliser, ``ModuleDict`` of them (one a key), or None; see ``fit_normaliser``.
+        normaliser: Normaliser, KeyedNormaliser, or None; see ``fit_normaliser``.
         torso: linear layers and activations, encoded observation to ``[*b, hidden[-1]]``.
         action_head: logits, mean or action, ``[*b, spec.action_width]``.
         log_std: parameter ``[d]`` (diag_gaussian), linear head (tanh_gaussian) or None.

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.errors import SpaceError, UsageError
-from policykd.networks import Normaliser, is_image
+from policykd.networks import KeyedNormaliser, Normaliser, is_image
 from policykd.prediction import Batch, Obs, Policy, Spec
 from policykd.students.network import Student, observed
 
@@ -131,7 +131,7 @@ def adopt_scales(student: Student, teacher: Policy, batch: Batch) -> None:
 def statistics_of(policy: Policy) -> dict[str | None, Normaliser]:
     """The policy's normalisers by the part of the observation they are for (None: the whole); empty without any."""
     found: dict[str | None, nn.Module] = {}
-    if isinstance(policy.normaliser, nn.ModuleDict):
+    if isinstance(policy.normaliser, KeyedNormaliser):
         found.update(policy.normaliser.items())
     elif policy.normaliser is not None:
         found[None] = policy.normaliser
@@ -144,7 +144,7 @@ def install_normaliser(student: Student, found: dict[str | None, Normaliser]) ->
     if not found:
         student.normaliser = None
     elif isinstance(student.spec.observation_space, spaces.Dict):
-        student.normaliser = nn.ModuleDict({str(key): part for key, part in found.items()})
+        student.normaliser = KeyedNormaliser({str(key): part for key, part in found.items()})
     else:
         student.normaliser = found[None]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from policykd.checkpoints.vecnormalize import Moments, Statistics
 from policykd.distributions import Categorical
 from policykd.errors import CheckpointError
-from policykd.networks import Normaliser, normalise
+from policykd.networks import KeyedNormaliser, Normaliser, normalise
 from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
 from policykd.teachers.actor_critic import ActorCritic
 from policykd.teachers.blueprint import Blueprint
@@ -39,7 +39,7 @@ class Teacher(Policy):
     - TD3, DDPG: a deterministic action in [-1, 1] and the least critic there. ARS: an action, or scores; no value.
 
     Attributes:
-        normaliser: VecNormalize's statistics: a ``networks.Normaliser``, a ``ModuleDict`` of them, or None.
+        normaliser: VecNormalize's statistics: a ``networks.Normaliser``, a ``KeyedNormaliser``, or None.
         brain: the networks, from normalised observations on; ``brain.trunk`` are its dense layers.
     """
 
@@ -116,6 +116,6 @@ def _normaliser(statistics: Statistics, space: gym.Space) -> nn.Module | None:
             found, expected = "statistics of one array", f"of the keys {sorted(parts)}"
         case Mapping() as moments:
             if parts is not None and set(moments) <= set(parts):
-                return nn.ModuleDict({k: one(m, parts[k], f"key {k!r}") for k, m in moments.items()})
+                return KeyedNormaliser({k: one(m, parts[k], f"key {k!r}") for k, m in moments.items()})
             found, expected = f"statistics of the keys {sorted(moments)}", "of the agent's observations"
     raise CheckpointError("normaliser.shape", found, expected, "give the agent's own normaliser as normalizer=...")
