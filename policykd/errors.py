@@ -46,7 +46,9 @@ class PolicykdError(Exception):
             parts.append(f"expected {expected}")
         if fix:
             parts.append(f"-> {fix}")
-        super().__init__(f"{'; '.join(parts)} [{code}]")
+        # What is quoted may come out of a hostile file: one line of printable characters, whatever it holds.
+        text = "".join(c if c.isprintable() else " " for c in "; ".join(parts))
+        super().__init__(f"{' '.join(text.split())} [{code}]")
 
     def __reduce__(self) -> tuple[object, tuple[str, str, str, str]]:
         # Exceptions cross process borders (asynchronous environments, test workers) with their parts.

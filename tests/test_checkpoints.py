@@ -316,6 +316,19 @@ def test_impossible_boxes(good, tmp_path):
     refused(changed(good, tmp_path, observation_space=pickled(space)), "space.unreadable")
 
 
+def test_what_a_file_says_stays_on_one_printable_line(good, tmp_path):
+    name = "line\nbreak\x1b[31m"
+    error = refused(with_weights(good, tmp_path, {**weights_of(good), name: torch.zeros(2)}), "weights.shape")
+    assert str(error).isprintable() and "\n" in error.found
+
+
+def test_convolutions_of_what_is_no_image(agents, tmp_path):
+    """SB3 refuses them too; scaling by 255 would silently be left out."""
+    path = agents("ppo-cnn")[1]
+    space = spaces.Box(0, 254, (1, 36, 40), np.uint8)
+    refused(changed(path, tmp_path, observation_space=pickled(space)), "space.image")
+
+
 def test_action_spaces_that_do_not_fit(good, agents, tmp_path):
     refused(changed(good, tmp_path, action_space=pickled(spaces.Discrete(4))), "weights.shape", "action_net")
     refused(changed(good, tmp_path, action_space=pickled(spaces.Discrete(3, start=5))), "space.start")

@@ -191,6 +191,10 @@ class Shelf:
         for key, part in parts.items():
             start = f"extractors.{key}." if key or isinstance(space, spaces.Dict) else ""
             own = {n.removeprefix(start): tensors.pop(n) for n in list(tensors) if n.startswith(start)}
+            if own and scale_images and not is_image(part):
+                raise CheckpointError(
+                    "space.image", f"a NatureCNN for {part}"[:160], "bytes from 0 to 255, as SB3 asks for"
+                )
             if own:
                 encoders[key] = _nature(own, f"{prefix}.{start}", part)
         if tensors:
