@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "policykd"
 
 # Highest first. Rooms on one line never import each other; a room (file or folder) may import its own files.
 STAIRS = [
-    ["cli", "__main__"],
+    ["__main__"],
+    ["cli"],
     ["distill", "frontier"],
     ["run"],
     ["news", "report"],
