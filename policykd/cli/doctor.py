@@ -39,7 +39,7 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "disk free": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
     }
-    screen.table("machine", ("", ""), [(k, "not set" if v is None else str(v)) for k, v in machine.items()])
+    screen.table("machine", ("", ""), [(k, "none" if v is None else str(v)) for k, v in machine.items()])
     screen.table("core", ("package", "version"), [(name, v or "MISSING") for name, v in core.items()])
     rows = []
     for extra, packages in extras.items():

@@ -13,7 +13,12 @@ from policykd.teachers import Inspection
 
 __all__ = ["run"]
 
-_SAFE = {"data": "nothing but data", "function": "names only functions that SB3 itself writes"}
+_VERDICTS = {
+    "data": "none; what is pickled in it is plain data",
+    "function": "functions carried by value, as nearly every SB3 file does (a schedule); unpickling would build them",
+    "unknown": "names from outside SB3's world; unpickling would import them",
+    "dangerous": "DANGEROUS: unpickling would run commands, open files or import modules",
+}
 
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
@@ -51,10 +56,13 @@ def _teacher(path: str, screen: Screen) -> dict[str, Any]:
     screen.table("agent", ("", ""), _facts(found))
     tensors = [(name, "x".join(map(str, shape)) or "scalar") for name, shape in found.tensors.items()]
     screen.table("weights", ("tensor", "shape"), tensors)
-    if found.code:
-        rows = [(use.verdict, use.name, f"{use.count}", use.where, use.call) for use in found.code]
-        screen.table("code that unpickling would run (it was not)", ("verdict", "name", "times", "where", "call"), rows)
-    screen.line(f"code: {_SAFE.get(found.verdict, found.verdict)}")
+    rows = [(u.verdict, u.name, f"{u.count}", u.where, u.call) for u in found.code if u.verdict != "data"]
+    if rows:
+        columns = ("verdict", "name", "times", "where", "call")
+        screen.table("code that unpickling would run (none was run here)", columns, rows)
+    plain = {use.name for use in found.code if use.verdict == "data"}
+    screen.hint(f"unpickling would also name {len(plain)} kinds of plain data (--json lists them)")
+    screen.line(f"code: {_VERDICTS[found.verdict]}")
     if found.problem is not None:
         screen.line(f"does not load: {found.problem}")
     return {"kind": "teacher", **found.to_dict()}

@@ -64,11 +64,11 @@ def _envs(folder: Path | None) -> Listing:
         gym.registry.items(), key=lambda x: (x[1].namespace or "", x[1].name, x[1].version or 0)
     ):
         newest[f"{spec.namespace}/{spec.name}"] = env_id
-    # A namespace (phys2d/, tabular/) holds experiments of gymnasium's own.
+    # A namespace (phys2d/, tabular/) holds experiments of gymnasium's own, GymV21 and V26 wrap another library's.
     rows += [
         (env_id, env_id, f"{gym.registry[env_id].reward_threshold}", "")
         for env_id in newest.values()
-        if "/" not in env_id
+        if "/" not in env_id and not env_id.startswith("GymV2")
     ]
     return ("env", "id", "solved at", "hyper-parameters for"), [
         (a, b, "" if c == "None" else c, d) for a, b, c, d in rows
@@ -79,7 +79,7 @@ def _losses(folder: Path | None) -> Listing:
     rows = []
     for name, function in LOSSES.items():
         says = (vars(losses)[function].__doc__ or "").strip().partition("\n")[0]
-        rows.append((name, says.replace("``", "")))
+        rows.append((name, says.replace("``", "").replace(", [*b]", "")))
     return ("loss", "what it is"), [*rows, ("module:function", "your own (student, target) -> one number a row")]
 
 

@@ -119,7 +119,7 @@ def _lines(what: str, total: int) -> Report:
         if now - last < _PLAIN_SECONDS:
             return
         last = now
-        left = (now - began) * (total - done) / max(done, 1)
+        left = (now - began) * max(total - done, 0) / max(done, 1)
         print(f"{what}: {done:,} of {total:,} steps · {_figures(figures)} · at most {left:.0f} s left", file=sys.stderr)
 
     return report

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from policykd.config import DistillConfig
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -27,6 +30,7 @@ _LAYOUT = {
     },
 }
 _FLUSH_SECONDS = 10
+_ALWAYS = ("learning_rate", "method", "seed", "steps")  # hparams, at their defaults too
 
 
 class Charts:
@@ -70,7 +74,7 @@ class Charts:
             self.reference(step, {**missing, "eval/retention": retention}, series)
         self._writer("student").add_text("comparison", _comparison(report), step)
         self._hparams(
-            {k: v for k, v in config.items() if isinstance(v, bool | int | float | str)},
+            {"env_id": report["env_id"], **_telling(config)},
             {
                 "final/retention": report["retention"],
                 "final/return": mine["return_mean"],
@@ -96,6 +100,16 @@ class Charts:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+
+
+def _telling(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Numbers and texts that tell runs apart: the page shows few columns, and config.json has them all."""
+    usual = asdict(DistillConfig())
+    return {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, bool | int | float | str) and (key in _ALWAYS or value != usual.get(key))
+    }
 
 
 def _comparison(report: Mapping[str, Any]) -> str:
