@@ -48,11 +48,10 @@ class _Flat:
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.data = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters] or [torch.zeros(0)]))
+        self.data = torch.cat([p.detach().reshape(-1) for p in parameters] or [torch.zeros(0)])
         self.gradient = torch.zeros_like(self.data)
-        self.data.grad = self.gradient
         sizes = [p.numel() for p in parameters]
-        views = zip(parameters, self.data.data.split(sizes), self.gradient.split(sizes), strict=True)
+        views = zip(parameters, self.data.split(sizes), self.gradient.split(sizes), strict=True)
         self._views = [(p, data.view_as(p), grad.view_as(p)) for p, data, grad in views]
         self.follow()
 
@@ -62,6 +61,36 @@ class _Flat:
             if p.grad is not grad or p.data_ptr() != data.data_ptr():
                 data.copy_(p.data)
                 p.data, p.grad = data, grad
+
+
+class _Adam:
+    """Adam (Kingma & Ba 2014, 1412.6980, algorithm 1) on one long vector.
+
+    The first optimizer of ``torch.optim`` imports torch's compiler: a second of CPU, more than many students take.
+    """
+
+    def __init__(self, flat: _Flat, decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
+        self.flat, self.decay, self.epsilon = flat, decay, epsilon
+        self.mean, self.square = torch.zeros_like(flat.gradient), torch.zeros_like(flat.gradient)
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        first, second = self.decay
+        self.steps += 1
+        gradient = self.flat.gradient
+        self.mean.lerp_(gradient, 1.0 - first)
+        self.square.mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
+        scale = (self.square / (1.0 - second**self.steps)).sqrt_().add_(self.epsilon)
+        self.flat.data.addcdiv_(self.mean, scale, value=-lr / (1.0 - first**self.steps))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.steps = int(state["steps"])
 
 
 class Learner:
@@ -91,7 +120,7 @@ class Learner:
         # The averaged student follows the student's own weights; a parametric loss's are trained but never acted with.
         self._own = sum(p.numel() for p in trained)
         self._flat = _Flat(trained + [p for m in self.objective.modules for p in m.parameters()])
-        self._optimizer = torch.optim.Adam([self._flat.data], lr=1e-3, fused=True)
+        self._optimizer = _Adam(self._flat)
         self.updates = 0
         self.averaged = student if average is None else copy.deepcopy(student)
         followers = [p for p in self.averaged.parameters() if p.requires_grad]
@@ -119,8 +148,7 @@ class Learner:
         norm = torch.linalg.vector_norm(gradient)
         if self.max_grad_norm is not None:
             gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0))
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.step()
+        self._optimizer.step(lr)
         self.updates += 1
         self._follow()
         detached = {name: term.detach() for name, term in terms.items()}
@@ -157,6 +185,5 @@ class Learner:
         self.averaged.load_state_dict(state["averaged"])
         for module, saved in zip(self.objective.modules, state["losses"], strict=True):
             module.load_state_dict(saved)
-        # torch would go on to use, and to change, the caller's tensors.
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]

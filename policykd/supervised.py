@@ -67,7 +67,7 @@ def interact(
         One Update a gradient step; its ``progress`` counts environment steps over all cycles, its fraction in this one.
     """
     clock = clock or Clock()
-    end, owed = done + config.steps, (taken - done) / config.rows_per_update
+    end, made = done + config.steps, 0
     while taken < end:
         progress = Progress(taken, learner.updates, (taken - done) / config.steps)
         with clock.phase("collect"):
@@ -75,9 +75,8 @@ def interact(
             rollout = collector.collect(vector_steps, learner.averaged, beta(progress))
             memory.add(rollout.batch)
         taken += rollout.steps
-        owed += rollout.steps / config.rows_per_update
-        while owed >= 1.0:
-            owed -= 1.0
+        while made < (taken - done) // config.rows_per_update:
+            made += 1
             progress = Progress(taken, learner.updates, min((taken - done) / config.steps, 1.0))
             with clock.phase("learn"):
                 update = learner.step(memory.sample(config.batch_size), progress)
