@@ -516,3 +516,63 @@ def test_a_folder_is_described_as_such(tmp_path, good):
     refused(tmp_path, "teacher.folder", "no zip")
     with pytest.raises(CheckpointError):
         teachers.inspect(tmp_path / "nothing")
+
+
+def test_bombs_of_values(good, tmp_path):
+    """A pickle of endless steps, JSON of endless values: refused before their memory is asked for."""
+    steps = b"\x80\x04" + b"}" * 310_000 + b"."
+    refused(changed(good, tmp_path, gamma={":serialized:": base64.b64encode(steps).decode()}), "pickle.too-long")
+    refused(rewrite(good, tmp_path / "values.zip", {"data": b"[" + b"[]," * 1_100_000 + b"[]]"}), "zip.bomb", "values")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04.",  # nothing on the stack
+        b"\x80\x04(.",  # a mark without an end
+        b"\x80\x04h\x07.",  # a memory that was never made
+        b"\x80\x04K\x01K\x02s.",  # an item set on a number
+        b"\x80\x04]K\x01K\x02a.",  # an element added to a number
+        b"\x80\x04}(K\x01u.",  # a key without a value
+        b"\x80\x04}(]K\x01u.",  # a list as a key
+        b"\x80\x04K\x01K\x02\x93.",  # a global named by numbers
+        b"\x80\x05\x97.",  # a buffer outside the file
+        b"\x80\x04\x8a\xff.",  # a number that ends too soon
+        b"I" + b"9" * 5000 + b"\n.",  # a number longer than Python converts
+        b"\x80\x04" + b"\x85" * 10,  # tuples of nothing
+        b"cposix\n.",
+        b"no pickle",
+    ],
+)
+def test_broken_pickles(good, tmp_path, content):
+    field = {":serialized:": base64.b64encode(content).decode()}
+    for name in ("gamma", "policy_kwargs", "action_space", "policy_class"):
+        refused(changed(good, tmp_path, **{name: field}), "pickle.broken")
+
+
+def test_deep_pickles_are_no_recursion(good, tmp_path):
+    deep = b"\x80\x04)" + b"\x85" * 100_000 + b"."
+    field = {":serialized:": base64.b64encode(deep).decode()}
+    refused(changed(good, tmp_path, gamma=field), "pickle.value")
+    nested = {"net_arch": [[[[8]]]]}
+    for _ in range(50):
+        nested = {"net_arch": [nested]}
+    refused(changed(good, tmp_path, policy_kwargs=nested), "pickle.value")
+
+
+def test_every_instruction_is_only_recorded(marker):
+    """The same object in every protocol, and a class by each of the old instructions, comes back as records."""
+    from policykd.checkpoints.pickles import Call, read
+
+    value = [1, -(2**70), 2.5, "text", b"bytes", None, True, (1, 2), {"a": {1}}, frozenset([3]), bytearray(b"x")]
+    for protocol in range(6):
+        found = read(pickle.dumps(value, protocol=protocol)).value
+        if protocol >= 4:
+            assert found[:10] == value[:10]
+        loaded = read(pickle.dumps(Payload(marker), protocol=protocol))
+        assert isinstance(loaded.value, Call) and loaded.value.name == "posix.system"
+        assert loaded.value.args == (f"touch {marker}",)
+    for code in (b"(S'touch x'\niposix\nsystem\n.", b"(cposix\nsystem\nS'touch x'\no.", b"cposix\nsystem\n)\x81."):
+        assert read(code).value.name == "posix.system"
+    assert read(b"\x80\x02\x82\x01.").names == {"copyreg.extension_1": 1}
+    assert not marker.exists()

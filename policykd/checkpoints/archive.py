@@ -19,6 +19,7 @@ from policykd.errors import CheckpointError, PolicykdError
 
 __all__ = ["Archive", "file_bytes", "open_archive", "open_inner", "sealed"]
 
+LFS = b"version https://git-lfs"
 MAX_FILE = 2 << 30
 MAX_MEMBERS = 10_000  # torch writes one member a tensor
 # What any checkpoint may unpack to; beyond it the archive must not be denser than a text can be.
@@ -66,7 +67,7 @@ def _foreign(path: Path, raw: bytes) -> CheckpointError:
     """What a file that is no zip is instead."""
     start = raw[:512].lstrip().lower()
     expected = "the zip of an SB3 agent (model.save)"
-    if raw.startswith(b"version https://git-lfs"):
+    if raw.startswith(LFS):
         return CheckpointError(
             "sb3.missing-member", f"{path} is a Git LFS pointer, not the file", expected, "git lfs pull"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from policykd.checkpoints.pickles import Call, Global
+from policykd.checkpoints.pickles import Call, Global, short
 from policykd.errors import CheckpointError
 
 __all__ = ["as_array", "as_bool", "as_dtype", "as_float", "as_int", "as_mapping", "plain"]
@@ -43,11 +43,11 @@ def as_dtype(value: Any) -> np.dtype:
     if isinstance(value, Global) and value.module == "numpy":
         value = value.name.rstrip("_")
     if not isinstance(value, str) or order not in ("=", "<", ">", "|"):
-        raise _refused(f"a dtype given as {value!r}"[:100], "a number type")
+        raise _refused(f"a dtype given as {short(value)}", "a number type")
     try:
         found = np.dtype(value)
     except TypeError:
-        raise _refused(f"dtype {value!r}"[:100], "a number type") from None
+        raise _refused(f"dtype {short(value)}", "a number type") from None
     if found.kind not in "biuf" or found.hasobject:
         raise _refused(f"dtype {found}", "booleans, integers or floats")
     return found if order in "=|" else found.newbyteorder(order)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def as_array(value: Any) -> np.ndarray:
                 return _shaped(_bytes(data), as_dtype(dtype), shape, order == "F")
             if name == "scalar" and len(args) == 2:
                 return _shaped(_bytes(args[1]), as_dtype(args[0]), (), False)
-    raise _refused(f"{value!r}"[:100], "a numpy array")
+    raise _refused(short(value), "a numpy array")
 
 
 def as_float(value: Any) -> float:
@@ -116,7 +116,7 @@ def as_bool(value: Any) -> bool:
         CheckpointError: ``pickle.value``.
     """
     if value not in (0, 1):
-        raise _refused(f"{value!r}"[:100], "true or false")
+        raise _refused(short(value), "true or false")
     return bool(value)
 
 
@@ -138,7 +138,7 @@ def as_mapping(value: Any) -> dict[str, Any]:
         start = value.args[0] if isinstance(value.args, tuple) and len(value.args) == 1 else []
         pairs = [*(start if isinstance(start, list | tuple) else []), *value.pairs]
     if pairs is None or not all(isinstance(p, tuple | list) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
-        raise _refused(f"{value!r}"[:100], "a dict with text keys")
+        raise _refused(short(value), "a dict with text keys")
     return dict(pairs)
 
 

@@ -18,7 +18,9 @@ from policykd.errors import CheckpointError
 
 __all__ = ["Fields", "read_fields"]
 
-MAX_DATA = 256 << 20
+MAX_DATA = 64 << 20
+# JSON needs some 60 bytes of memory for what two bytes say; real agents have some hundred values, and long texts.
+MAX_VALUES = 2_000_000
 _PICKLED = ":serialized:"
 
 
@@ -69,8 +71,11 @@ def read_fields(archive: Archive) -> Fields:
     """
     if archive.sizes["data"] > MAX_DATA:
         raise CheckpointError("zip.too-big", f"{archive.path}: 'data' has {archive.sizes['data']} bytes", f"{MAX_DATA}")
+    raw = archive.read("data")
+    if (values := raw.count(b",") + raw.count(b"[") + raw.count(b"{")) > MAX_VALUES:
+        raise CheckpointError("zip.bomb", f"{archive.path}: 'data' holds {values} values", f"at most {MAX_VALUES}")
     try:
-        fields = json.loads(archive.read("data"))
+        fields = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CheckpointError("sb3.bad-data", f"{archive.path}: 'data' is no JSON: {error}"[:200], "JSON") from error
     if not isinstance(fields, dict):

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import io
 import pickletools
+import reprlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from policykd.errors import CheckpointError
 
-__all__ = ["Call", "Global", "Persistent", "Pickle", "read", "read_all"]
+__all__ = ["Call", "Global", "Persistent", "Pickle", "read", "read_all", "short"]
 
 # Real agents need a few thousand steps, and a step may cost some hundred bytes of memory.
-MAX_STEPS = 1_000_000
+MAX_STEPS = 300_000
 _MARK = object()
 
 
@@ -82,6 +83,11 @@ class Pickle:
     value: Any
     names: Counter[str]
     calls: tuple[Call, ...]
+
+
+def short(value: Any) -> str:
+    """A value out of a file for an error message: a few elements of it, a hundred characters."""
+    return reprlib.repr(value)[:100]
 
 
 def _broken(what: str) -> CheckpointError:

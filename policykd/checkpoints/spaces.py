@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from policykd.checkpoints.arrays import as_array, as_dtype, as_int, as_mapping
-from policykd.checkpoints.pickles import Call, Global
+from policykd.checkpoints.pickles import Call, Global, short
 from policykd.errors import CheckpointError
 
 __all__ = ["as_space"]
@@ -33,7 +33,7 @@ def as_space(record: Any, what: str = "space") -> gym.Space:
     func = record.func if isinstance(record, Call) else None
     known = ("Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete")
     if not isinstance(func, Global) or func.module.split(".")[:2] not in (["gym", "spaces"], ["gymnasium", "spaces"]):
-        raise _refused(f"{what} of class {record!r}"[:160], f"a gymnasium space ({', '.join(known)})")
+        raise _refused(f"{what} given as {short(record)}", f"a gymnasium space ({', '.join(known)})")
     state = as_mapping(record.state)
     try:
         match func.name:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from policykd.checkpoints.archive import file_bytes, sealed
+from policykd.checkpoints.archive import LFS, file_bytes, sealed
 from policykd.checkpoints.arrays import as_array, as_bool, as_float, as_mapping
-from policykd.checkpoints.pickles import Call, read
+from policykd.checkpoints.pickles import Call, read, short
 from policykd.errors import CheckpointError
 
 __all__ = ["Moments", "Statistics", "read_vecnormalize"]
@@ -55,6 +55,13 @@ def read_vecnormalize(path: Path) -> Statistics:
             numbers, or an error of the file.
     """
     raw = file_bytes(path, MAX_FILE)
+    if raw.startswith(LFS):
+        raise CheckpointError(
+            "normaliser.foreign",
+            f"{path} is a Git LFS pointer, not the file",
+            "one of VecNormalize.save",
+            "git lfs pull",
+        )
     with sealed(path):
         found = read(raw)
         record = found.value
@@ -93,7 +100,7 @@ def _observations(path: Path, state: Mapping[str, Any]) -> Moments | dict[str, M
 
 def _moments(path: Path, rms: Any) -> Moments:
     if not isinstance(rms, Call) or not rms.name.endswith(".RunningMeanStd"):
-        raise _broken(path, f"statistics given as {rms!r}"[:100], "a RunningMeanStd")
+        raise _broken(path, f"statistics given as {short(rms)}", "a RunningMeanStd")
     state = as_mapping(rms.state)
     mean, var = (as_array(state.get(name)).astype(np.float64) for name in ("mean", "var"))
     if mean.shape != var.shape or not np.isfinite(mean).all() or not np.isfinite(var).all() or (var < 0).any():

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from policykd.checkpoints.archive import file_bytes, sealed
+from policykd.checkpoints.pickles import short
 from policykd.errors import CheckpointError
 
 __all__ = ["arguments", "read_yaml"]
@@ -83,5 +84,5 @@ def arguments(value: Any) -> dict[str, Any]:
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise CheckpointError("yaml.arguments", f"{str(value)[:100]!r}", "arguments like dict(norm_obs=True)")
+        raise CheckpointError("yaml.arguments", short(value), "arguments like dict(norm_obs=True)")
     return {str(k): v for k, v in found.items()}

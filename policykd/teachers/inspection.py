@@ -16,8 +16,9 @@ from policykd.checkpoints.spaces import as_space
 from policykd.checkpoints.vecnormalize import Moments, Statistics, read_vecnormalize
 from policykd.checkpoints.weights import pickled_parts, read_weights
 from policykd.errors import PolicykdError
+from policykd.teachers.blueprint import kind_of
 from policykd.teachers.folders import Parts, find
-from policykd.teachers.loading import load, policy_class
+from policykd.teachers.loading import algorithm, load, policy_class
 from policykd.teachers.settings import read_settings
 from policykd.teachers.verdicts import VERDICTS, Verdict, call_of, verdict_of
 
@@ -134,7 +135,8 @@ def _policy(archive: Archive, fields: Fields, parts: Parts) -> dict[str, Any]:
     found = policy_class(fields)
     present = [n for n in ("clip_range", "cg_max_steps", "policy_delay", "target_noise_clip") if n in fields]
     reason = f"policy class {found}" + (f" and the settings {', '.join(present)}" if present else "")
-    return {"policy_class": str(found), "algo_reason": reason}
+    algo = algorithm(found, kind_of(found.module, found.name), fields.raw)
+    return {"policy_class": str(found), "algo_reason": reason, "algo": algo}
 
 
 def _spaces(archive: Archive, fields: Fields, parts: Parts) -> dict[str, Any]:
@@ -176,7 +178,6 @@ def _teacher(archive: Archive, fields: Fields, parts: Parts) -> dict[str, Any]:
     teacher = load(parts.zip)
     origin = teacher.origin
     return {
-        "algo": origin.algo,
         "family": teacher.spec.family,
         "acting_parameters": teacher.acting_parameters,
         "gamma": origin.gamma,

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from policykd.checkpoints.pickles import short
 from policykd.errors import CheckpointError
 from policykd.networks import flat_width, is_image, nature_cnn, preprocess
 from policykd.prediction import Obs
@@ -257,6 +258,6 @@ def check_declared(net_arch: Any, part: str, found: list[int]) -> None:
         case None:
             return
         case _:
-            raise _misfit(f"net_arch {net_arch!r}"[:100], "widths, or a dict of them")
+            raise _misfit(f"net_arch {short(net_arch)}", "widths, or a dict of them")
     if declared != found:
-        raise _misfit(f"layers of widths {found}", f"{declared}, as net_arch[{part!r}] declares")
+        raise _misfit(f"layers of widths {found}", f"{short(declared)}, as net_arch[{part!r}] declares")

@@ -11,7 +11,7 @@ import numpy as np
 from policykd.checkpoints.archive import Archive, open_archive, sealed
 from policykd.checkpoints.arrays import as_float, as_mapping
 from policykd.checkpoints.fields import Fields, printed_array, read_fields
-from policykd.checkpoints.pickles import Call, Global
+from policykd.checkpoints.pickles import Call, Global, short
 from policykd.checkpoints.spaces import as_space
 from policykd.checkpoints.vecnormalize import Statistics, read_vecnormalize
 from policykd.checkpoints.weights import read_weights
@@ -97,7 +97,7 @@ def policy_class(fields: Fields) -> Global:
     """
     found = _field(fields, "policy_class")
     if not isinstance(found, Global):
-        what = f"a call of {found.name}{_arguments(found)}" if isinstance(found, Call) else f"{found!r}"
+        what = f"a call of {found.name}{_arguments(found)}" if isinstance(found, Call) else short(found)
         raise CheckpointError(
             "policy.custom-class",
             f"policy class given as {what}"[:200],
@@ -108,7 +108,7 @@ def policy_class(fields: Fields) -> Global:
 
 
 def _arguments(call: Call) -> str:
-    texts = [repr(a)[:60] for a in call.args] if isinstance(call.args, tuple) else []
+    texts = [short(a) for a in call.args] if isinstance(call.args, tuple) else []
     return f"({', '.join(texts)})"
 
 

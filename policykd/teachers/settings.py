@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from policykd.checkpoints.pickles import short
 from policykd.checkpoints.vecnormalize import Moments, Statistics
 from policykd.checkpoints.yamls import arguments, read_yaml
 from policykd.env_ids import current_id
@@ -69,8 +70,12 @@ def read_settings(parts: Parts) -> Settings:
     return Settings(
         env_id_then=_text(args.get("env")) or _guess(parts.zip),
         env_kwargs=kwargs,
-        wrappers=(*_wrappers(config.get("env_wrapper")), *_stacked(config.get("frame_stack"))),
-        normalised=_normalised(config.get("normalize"), args),
+        wrappers=(
+            *_wrappers(config.get("env_wrapper")),
+            *_stacked(config.get("frame_stack")),
+            *_wrappers(config.get("vec_env_wrapper")),
+        ),
+        normalised=_normalised(config),
         gamma=float(gamma) if isinstance(gamma, int | float) else None,
     )
 
@@ -102,11 +107,15 @@ def _guess(path: Path) -> str | None:
     return None
 
 
-def _normalised(value: Any, args: Mapping[str, Any]) -> bool:
-    # The Hub's copy keeps the key under the arguments it was resolved to.
+def _normalised(config: Mapping[str, Any]) -> bool:
+    """``normalize`` of the zoo: true, false, or arguments of VecNormalize; newer files resolve them beside it."""
+    value = config.get("normalize")
     if isinstance(value, bool) or value is None:
-        return bool(value) or bool(args.get("normalize_kwargs"))
-    flags = arguments(value)
+        flags = arguments(config.get("normalize_kwargs"))
+        if not value:
+            return False
+    else:
+        flags = arguments(value)
     return bool(flags.get("norm_obs", True)) or bool(flags.get("norm_reward", True))
 
 
@@ -121,7 +130,7 @@ def _wrappers(value: Any) -> tuple[EnvWrapper, ...]:
             return tuple(_wrapper(str(name), arguments(kwargs)) for name, kwargs in value.items())
         case list():
             return tuple(wrapper for entry in value for wrapper in _wrappers(entry))
-    raise CheckpointError("yaml.arguments", f"env_wrapper {value!r}"[:100], "names of wrapper classes")
+    raise CheckpointError("yaml.arguments", f"env_wrapper {short(value)}", "names of wrapper classes")
 
 
 def _wrapper(name: str, kwargs: Mapping[str, Any]) -> EnvWrapper:

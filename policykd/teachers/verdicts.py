@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, TypeAlias, get_args
 
-from policykd.checkpoints.pickles import Call, Global, Pickle
+from policykd.checkpoints.pickles import Call, Global, Pickle, short
 
 __all__ = ["VERDICTS", "Verdict", "call_of", "verdict_of"]
 
@@ -68,6 +68,6 @@ def call_of(pickle: Pickle, name: str) -> str:
     for call in pickle.calls:
         if isinstance(call.func, Global) and str(call.func) == name:
             args = call.args if isinstance(call.args, tuple) else (call.args,)
-            shown = ("..." if isinstance(a, Call | list | tuple | dict) else repr(a)[:80] for a in args)
+            shown = ("..." if isinstance(a, Call | list | tuple | dict) else short(a) for a in args)
             return f"{name}({', '.join(shown)})"[:200]
     return ""
