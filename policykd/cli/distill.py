@@ -34,12 +34,11 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         check_vacant(folder)
         return _dry_run(args, screen, teacher, recipe, student, str(folder))
 
-    total = args.how.steps * args.how.cycles
     with Run.create(folder, config=settings(args), command=screen.command) as run:
         chart_tick, chart_look = record(run)
         newest: Tick | None = None
 
-        with screen.progress("distil", total) as report_progress:
+        with screen.progress("distil") as report_progress:
 
             def on_tick(tick: Tick) -> None:
                 nonlocal newest
@@ -50,7 +49,7 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
                     "return": tick.collector.recent_return,
                     "agreement": run.latest.get("distill/agreement"),
                 }
-                report_progress(tick.update.progress.env_steps, figures)
+                report_progress(tick.update.progress.env_steps, tick.total_steps, figures)
 
             def on_look(look: Look) -> None:
                 chart_look(look)

@@ -22,20 +22,19 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     randoms: dict[str, Score] = {}
     first: tuple[str, Score] | None = None
     found: list[dict[str, Any]] = []
-    with screen.progress("evaluate", len(loaded)) as tell:
-        for done, (path, policy, where) in enumerate(loaded):
-            tell(done, {})
-            score = evaluate(policy, where, args.episodes, seed=args.seed, deterministic=not args.stochastic)
-            if where.env_id not in randoms:
-                randoms[where.env_id] = evaluate(None, where, args.episodes, seed=args.seed)
-            facts = {"path": path, "env_id": where.env_id, **Measured.of(score, policy).to_dict()}
-            facts["seconds"] = round(score.seconds, 3)
-            first = first or (where.env_id, score)
-            if score is not first[1] and first[0] == where.env_id:
-                kept = retention(score, first[1], randoms[where.env_id])
-                facts["retention"] = kept.value
-                facts["retention_ci"] = None if kept.low is None else [kept.low, kept.high]
-            found.append(facts)
+    for path, policy, where in loaded:
+        screen.hint(f"playing {args.episodes} episodes of {where.env_id}: {path}")
+        score = evaluate(policy, where, args.episodes, seed=args.seed, deterministic=not args.stochastic)
+        if where.env_id not in randoms:
+            randoms[where.env_id] = evaluate(None, where, args.episodes, seed=args.seed)
+        facts = {"path": path, "env_id": where.env_id, **Measured.of(score, policy).to_dict()}
+        facts["seconds"] = round(score.seconds, 3)
+        first = first or (where.env_id, score)
+        if score is not first[1] and first[0] == where.env_id:
+            kept = retention(score, first[1], randoms[where.env_id])
+            facts["retention"] = kept.value
+            facts["retention_ci"] = None if kept.low is None else [kept.low, kept.high]
+        found.append(facts)
     random = {env_id: Measured.of(score).to_dict() for env_id, score in randoms.items()}
     _show(found, random, screen)
     return {"seed": args.seed, "deterministic": not args.stochastic, "policies": found, "random": random}

@@ -14,10 +14,9 @@ from policykd.cli.screen import Screen, number
 from policykd.errors import RunError
 from policykd.prediction import Batch
 from policykd.rollouts import Collector, make
+from policykd.supervised import label
 
 __all__ = ["run"]
-
-_ROUND = 64  # vector steps
 
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
@@ -43,16 +42,14 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         return facts
     envs = make(where, args.num_envs)
     collector = Collector(envs, teacher, seed=args.seed, explore=args.explore, episodes=True)
-    with screen.progress("label", args.steps) as tell:
+    with screen.progress("label") as tell:
 
         def batches() -> Iterator[Batch]:
             taken = 0
-            while taken < args.steps:
-                left = -(-(args.steps - taken) // args.num_envs)
-                rollout = collector.collect(min(_ROUND, left))
-                taken += rollout.steps
-                tell(taken, {"return": collector.recent_return})
-                yield rollout.batch
+            for batch in label(collector, args.steps):
+                taken += len(batch)
+                tell(taken, args.steps, {"return": collector.recent_return})
+                yield batch
 
         origin = replace(teacher.origin, env_id=where.env_id, env_kwargs=where.env_kwargs, wrappers=where.wrappers)
         about = {"command": screen.command, "seed": args.seed, "explore": args.explore, "num_envs": args.num_envs}

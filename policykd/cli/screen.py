@@ -24,8 +24,8 @@ _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
 class Report(Protocol):
     """Tells how far something is."""
 
-    def __call__(self, done: int, figures: Mapping[str, float | None]) -> None:
-        """``done`` steps, and figures by name; None and NaN are left out."""
+    def __call__(self, done: int, total: int, figures: Mapping[str, float | None]) -> None:
+        """``done`` of at most ``total`` steps, and figures by name; None and NaN are left out."""
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -77,15 +77,15 @@ class Screen:
             print(text, file=sys.stderr)
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Report]:
+    def progress(self, what: str) -> Iterator[Report]:
         """A bar on a terminal, a plain line every few seconds elsewhere, nothing with --quiet and --json."""
         if not self._talk:
-            yield lambda done, figures: None
+            yield lambda done, total, figures: None
         elif sys.stderr.isatty():
-            with _bar(what, total) as report:
+            with _bar(what) as report:
                 yield report
         else:
-            yield _lines(what, total)
+            yield _lines(what)
 
 
 def _figures(figures: Mapping[str, float | None]) -> str:
@@ -93,7 +93,7 @@ def _figures(figures: Mapping[str, float | None]) -> str:
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Report]:
+def _bar(what: str) -> Iterator[Report]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -102,24 +102,25 @@ def _bar(what: str, total: int) -> Iterator[Report]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task(what, total=total, figures="")
+        task = bar.add_task(what, total=None, figures="")
 
-        def report(done: int, figures: Mapping[str, float | None]) -> None:
-            bar.update(task, completed=done, figures=_figures(figures))
+        def report(done: int, total: int, figures: Mapping[str, float | None]) -> None:
+            bar.update(task, completed=done, total=total, figures=_figures(figures))
 
         yield report
 
 
-def _lines(what: str, total: int) -> Report:
+def _lines(what: str) -> Report:
     began = last = time.perf_counter()
 
-    def report(done: int, figures: Mapping[str, float | None]) -> None:
+    def report(done: int, total: int, figures: Mapping[str, float | None]) -> None:
         nonlocal last
         now = time.perf_counter()
         if now - last < _PLAIN_SECONDS:
             return
         last = now
         left = (now - began) * max(total - done, 0) / max(done, 1)
-        print(f"{what}: {done:,} of {total:,} steps · {_figures(figures)} · at most {left:.0f} s left", file=sys.stderr)
+        parts = (f"{what}: {done:,} of {total:,} steps", _figures(figures), f"at most {left:.0f} s left")
+        print(" · ".join(part for part in parts if part), file=sys.stderr)
 
     return report

@@ -23,8 +23,8 @@ from policykd.teachers.train import TrainResult, train
 
 __all__ = ["run"]
 
-_REPORT = 500_000_000
-"""First seed of the reported episodes, out of reach of those that selected the model."""
+_REPORT, _SEEDS = 500_000_000, 10_000
+"""First seed of the reported episodes, out of reach of those that selected the model; seeds that a run has for itself."""
 
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
@@ -52,15 +52,14 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         screen.hint("dry run: nothing was written")
         return facts
 
-    total = int(asked.get("n_timesteps", 0) if args.steps is None else args.steps)
     with Run.create(folder, config=settings(args), command=screen.command) as run:
-        with screen.progress("train", total) as tell:
+        with screen.progress("train") as tell:
             seen: dict[str, float | None] = {}
 
             def progress(news: Progress) -> None:
                 names = {"rollout/ep_rew_mean": "return", "train/loss": "loss", "eval/mean_reward": "evaluated"}
                 seen.update({names[k]: v for k, v in news.losses.items() if k in names})
-                tell(news.env_steps, seen)
+                tell(news.env_steps, round(news.env_steps / max(news.fraction, 1e-9)), seen)
 
             try:
                 result = train(
@@ -95,8 +94,8 @@ def _measured(args: Arguments, where: Recipe, result: TrainResult, run: Run, scr
     """The fields of report.json: the saved model, loaded from its file, beside the random policy."""
     teacher = load_teacher(run.folder)
     began = time.perf_counter()
-    score = evaluate(teacher, where, args.episodes, seed=_REPORT + args.seed)
-    random = evaluate(None, where, args.episodes, seed=_REPORT + args.seed)
+    score = evaluate(teacher, where, args.episodes, seed=_REPORT + _SEEDS * args.seed)
+    random = evaluate(None, where, args.episodes, seed=_REPORT + _SEEDS * args.seed)
     spent = time.perf_counter() - began
     for tag in ("eval/mean_reward", "rollout/ep_rew_mean"):
         run.reference(result.timesteps, {tag: random.mean}, "random")
