@@ -33,15 +33,15 @@ class DistillConfig:
     """Whose states are learnt from: the teacher's, the student's, both (from the first to the second), a dataset's."""
     dataset: str | None = None
     """Folder of a dataset (``policykd label``), for the method of that name: no environment is stepped for training."""
-    steps: int = 100_000
-    """Environment steps of one cycle; at its end the learning rate has decayed and the student is measured."""
+    steps: int | None = None
+    """Environment steps of the first cycle, until the learning rate has decayed; None: 4,000 a number in the spaces."""
     cycles: int = 3
-    """Cycles at most: another one begins only while the student is measurably short of its teacher."""
-    rows_per_update: int = 32
+    """Cycles at most, each twice as long as the last; another begins only while the student is short of its teacher."""
+    rows_per_update: int = 8
     """Environment steps for each gradient step."""
     batch_size: int = 512
     """Rows in one gradient step, drawn uniformly from the memory."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.01
     """Adam's learning rate at the start of a cycle; it falls along a cosine to a fiftieth of that."""
     average: float = 0.999
     """Decay of the moving average of the weights that acts, is measured and is saved; 0 keeps none."""
@@ -53,8 +53,8 @@ class DistillConfig:
     """Weight of the value loss, where both student and teacher have a value."""
     memory: int = 1_000_000
     """Labelled rows held at most, oldest out first."""
-    num_envs: int = 16
-    """Environments stepped side by side."""
+    num_envs: int | None = None
+    """Environments stepped side by side; None: 16, or 64 where a native vector steps them at once."""
     vector: Literal["auto", "sync", "async"] = "auto"
     """Native vector environments where there are any, else one by one; async gives each a process."""
     seed: int = 0
@@ -62,7 +62,7 @@ class DistillConfig:
     until_retention: float | None = None
     """Stop as soon as this retention is reached on selection episodes and confirmed at once on 100 fresh ones."""
     select_episodes: int = 100
-    """Episodes of each selection; their seeds are never reported."""
+    """Episodes of each selection (up to three times as many where it is close); their seeds are never reported."""
     episodes: int = 100
     """Reported episodes of teacher, student and random policy, at least."""
     max_episodes: int = 400
@@ -86,7 +86,7 @@ class DistillConfig:
         if self.dataset is not None:
             object.__setattr__(self, "dataset", os.fspath(self.dataset))  # a Path is not JSON
         for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(
                     "config.zero", f"{flag} {getattr(self, name)}", "at least 1", f"leave {flag} out for the default"

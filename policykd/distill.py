@@ -22,12 +22,13 @@ from policykd.learner import Learner
 from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
+from policykd.networks import flat_width
 from policykd.news import Look, Tick
 from policykd.prediction import Batch, Policy, Spec, Update
 from policykd.recipe import Recipe
 from policykd.recipe import load as load_recipe
 from policykd.report import Measured, Report
-from policykd.rollouts import Collector, make
+from policykd.rollouts import Collector, make, native
 from policykd.supervised import cosine, interact, mixture, replay
 
 __all__ = ["Look", "Tick", "distill", "recipe_for"]
@@ -35,8 +36,17 @@ __all__ = ["Look", "Tick", "distill", "recipe_for"]
 _WARM_UP = 2048
 """Rows that set the scales (normaliser, values, Q) before the first gradient step."""
 
-_REPORT, _SELECT, _CONFIRM = 10_000_000, 20_000_000, 30_000_000
+_FIRST_LOOK = 4096
+"""Environment steps before a student is first measured against ``until_retention``."""
+
+_REPORT, _SELECT, _CONFIRM = 500_000_000, 1_000_000_000, 1_500_000_000
 """First seeds of the reported, selecting and confirming episodes: they never meet each other or training's."""
+
+_SEEDS = 10_000
+"""Seeds that a run keeps to itself in each of these ranges."""
+
+_STEPS_A_NUMBER = 4_000
+"""Environment steps of the first cycle for each number in an observation and in an action."""
 
 _AS_GOOD = 0.99
 """Retention on the selection episodes from which no further cycle is begun."""
@@ -66,6 +76,21 @@ def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
             )
 
 
+def _first_steps(config: DistillConfig, spec: Spec) -> int:
+    if config.steps is not None:
+        return config.steps
+    # The wider the map that is to be learnt, the more of it there is to see. An image counts as a hundred numbers.
+    return _STEPS_A_NUMBER * (min(flat_width(spec.observation_space), 100) + spec.action_width)
+
+
+def _width(config: DistillConfig, recipe: Recipe) -> int:
+    if config.method == "dataset":
+        return 1
+    if config.num_envs is not None:
+        return config.num_envs
+    return 64 if config.vector == "auto" and native(recipe) else 16
+
+
 class _Scores:
     """Scores of one policy each on selection or reported seeds, grown on demand and never measured twice."""
 
@@ -82,11 +107,11 @@ class _Scores:
             self._known[name, seed] = known
         return known
 
-    def fresh(self, policy: Policy, episodes: int, seed: int) -> Score:
-        """A score of a policy that will have changed by the next time."""
-        self.played += episodes
+    def fresh(self, policy: Policy, episodes: int, seed: int, known: Score | None = None) -> Score:
+        """A score of a policy that will have changed by the next time, or ``known`` grown to more episodes."""
+        self.played += episodes - (known.episodes if known else 0)
         with self.clock.phase("evaluate"):
-            return extend(None, policy, self.recipe, episodes, seed=seed)
+            return extend(known, policy, self.recipe, episodes, seed=seed)
 
 
 def distill(
@@ -194,8 +219,11 @@ class _Training:
             config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
         )
         with clock.phase("collect"):
-            envs = make(recipe, config.num_envs if config.method != "dataset" else 1, config.vector)
-            self.collector = Collector(envs, teacher, seed=config.seed, explore=config.explore, values=with_value)
+            self.steps = _first_steps(config, teacher.spec)
+            envs = make(recipe, _width(config, recipe), config.vector)
+            self.collector = Collector(
+                envs, teacher, seed=_SEEDS * config.seed, explore=config.explore, values=with_value
+            )
             self.memory = Ring(config.memory, seed=config.seed)
             self.env_steps = 0
             first = self._first(student)
@@ -217,12 +245,16 @@ class _Training:
                 self.memory.add(batch)
             spread = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), _WARM_UP)).long()
             return self.memory.all()[spread]
-        vector_steps = -(-min(_WARM_UP, self.config.steps) // self.config.num_envs)
+        vector_steps = -(-min(_WARM_UP, self.steps) // self.collector.envs.num_envs)
         acting = (student, 0.0) if self.config.method == "student" else (None, 1.0)
         rollout = self.collector.collect(vector_steps, *acting)
         self.memory.add(rollout.batch)
         self.env_steps = rollout.steps
         return rollout.batch
+
+    @property
+    def _reported(self) -> int:
+        return _REPORT + _SEEDS * self.config.seed
 
     def run(self) -> str:
         """Cycles until the student is as good as its teacher, the target is met, or the budget or time is spent."""
@@ -242,33 +274,42 @@ class _Training:
 
     def _cycle(self, cycle: int) -> Iterator[Update]:
         seen = self.env_steps
-        done = cycle * self.config.steps
+        done, steps = (2**cycle - 1) * self.steps, 2**cycle * self.steps
         beta = mixture(self.config, cycle)
         learner, memory, config, clock = self.learner, self.memory, self.config, self.clock
         if config.method == "dataset":
-            updates = replay(learner, memory, config, done=done, clock=clock)
+            updates = replay(learner, memory, config, steps=steps, done=done, clock=clock)
         else:
-            updates = interact(learner, self.collector, memory, config, beta=beta, done=done, taken=seen, clock=clock)
+            updates = interact(
+                learner, self.collector, memory, config, steps=steps, beta=beta, done=done, taken=seen, clock=clock
+            )
         for update in updates:
             if self.on_tick is not None and update.progress.env_steps != self.env_steps:
-                total = self.config.steps * self.config.cycles
+                total = self.steps * (2**self.config.cycles - 1)
                 self.on_tick(Tick(update, self.learner, self.collector, self.memory, total))
             self.env_steps = update.progress.env_steps
             yield update
 
     def _time_to_look(self, update: Update) -> bool:
         # Looks are a factor of sqrt(2) apart in environment steps: late ones cost no more, relative to what was before.
-        last = self.history[-1]["env_steps"] if self.history else _WARM_UP / 2**0.5
+        last = self.history[-1]["env_steps"] if self.history else _FIRST_LOOK / 2**0.5
         return update.progress.env_steps >= last * 2**0.5
 
     def _look(self) -> float:
         """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
-        config, student = self.config, self.learner.averaged
-        seed = _SELECT + config.seed
-        score = self.scores.fresh(student, config.select_episodes, seed)
-        teacher = self.scores("teacher", self.teacher, config.select_episodes, seed)
-        random = self.scores("random", None, BLOCK, _REPORT + config.seed)
-        kept = retention(score, teacher, random)
+        student, seed = self.learner.averaged, _SELECT + _SEEDS * self.config.seed
+        random = self.scores("random", None, BLOCK, self._reported)
+        episodes = self.config.select_episodes
+        score = self.scores.fresh(student, episodes, seed)
+        while True:
+            teacher = self.scores("teacher", self.teacher, episodes, seed)
+            kept = retention(score, teacher, random)
+            # More episodes only where they decide something: below the mark, but not surely so.
+            unsure = kept.value is not None and kept.high is not None and kept.value < _AS_GOOD < kept.high
+            if not unsure or episodes >= 3 * self.config.select_episodes:
+                break
+            episodes += self.config.select_episodes
+            score = self.scores.fresh(student, episodes, seed, score)
         self.history.append(
             {
                 "env_steps": self.env_steps,
@@ -288,10 +329,10 @@ class _Training:
     def _reached(self, target: float) -> bool:
         if self._look() < target:
             return False
-        seed = _CONFIRM + self.config.seed + len(self.history) * BLOCK
+        seed = _CONFIRM + _SEEDS * self.config.seed + len(self.history) * BLOCK
         student = self.scores.fresh(self.learner.averaged, BLOCK, seed)
         teacher = self.scores("teacher", self.teacher, BLOCK, seed)
-        confirmed = retention(student, teacher, self.scores("random", None, BLOCK, _REPORT + self.config.seed))
+        confirmed = retention(student, teacher, self.scores("random", None, BLOCK, self._reported))
         if confirmed.value is None or confirmed.value < target:
             return False
         self.best = (float("inf"), copy.deepcopy(self.learner.averaged.state_dict()))
@@ -304,7 +345,7 @@ class _Training:
             student.load_state_dict(self.best[1])
         self.collector.envs.close()
         played = self.scores.played
-        seed, episodes = _REPORT + config.seed, config.episodes
+        seed, episodes = self._reported, config.episodes
         random = self.scores("random", None, max(BLOCK, episodes), seed)
         while True:
             mine = self.scores("student", student, episodes, seed, keep=_KEEP)

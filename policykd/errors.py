@@ -99,6 +99,4 @@ class MissingExtraError(PolicykdError, ImportError):
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
         """The error for a missing ``package`` that comes with ``policykd[extra]``."""
-        return cls(
-            "extra.missing", f"the package {package} is not installed", "", f"pip install 'policykd[{extra}]'"
-        )
+        return cls("extra.missing", f"the package {package} is not installed", "", f"pip install 'policykd[{extra}]'")

@@ -57,7 +57,8 @@ def preprocess(obs: Tensor, space: gym.Space, scale_images: bool = True) -> Tens
         case spaces.MultiDiscrete(nvec=nvec):
             parts = [F.one_hot(x, int(n)) for x, n in zip(obs.long().unbind(-1), nvec.reshape(-1), strict=True)]
             return torch.cat(parts, -1).float()
-    raise SpaceError("space.observation", f"observation space {space}", "Box, Discrete, MultiDiscrete, MultiBinary or a Dict")
+    wanted = "Box, Discrete, MultiDiscrete, MultiBinary or a Dict"
+    raise SpaceError("space.observation", f"observation space {space}", wanted)
 
 
 class Normaliser(nn.Module):
@@ -147,7 +148,7 @@ def normalise(obs: Obs, normaliser: nn.Module | None) -> Obs:
 
 
 def dense(sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
-    """Linear layers of the given widths with the activation after each (SB3's ``create_mlp`` without an output layer)."""
+    """Linear layers of the given widths, the activation after each (SB3's ``create_mlp`` without an output layer)."""
     layers: list[nn.Module] = []
     for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
         layers += [nn.Linear(n_in, n_out), activation()]
@@ -155,7 +156,7 @@ def dense(sizes: Sequence[int], activation: type[nn.Module] = nn.Tanh) -> nn.Seq
 
 
 def nature_cnn(channels: int) -> nn.Sequential:
-    """Convolutions of Mnih et al. 2015 (Nature 518, methods), as SB3's NatureCNN: ``[*b, c, h, w]`` to flat features."""
+    """Convolutions of Mnih et al. 2015 (Nature 518), as SB3's NatureCNN: ``[*b, c, h, w]`` to flat features."""
     return nn.Sequential(
         nn.Conv2d(channels, 32, 8, 4),
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""The records that flow between rooms, and the Policy that teachers and students both are; it refuses to compute losses.
+"""The records that flow between rooms, and the Policy that teachers and students both are; it computes no loss.
 
 All tensors of a Prediction share their leading dimensions ``*b`` (students x time x batch, whichever there are).
 """
@@ -253,7 +253,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What one ``Learner.step`` did. Tensors stay on the device: reading them (``float(update.loss)``) is the caller's choice."""
+    """What one ``Learner.step`` did. Tensors stay on the device: read them when you like (``float(update.loss)``)."""
 
     step: int
     loss: Tensor

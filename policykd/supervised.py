@@ -44,12 +44,13 @@ def interact(
     memory: Ring,
     config: DistillConfig,
     *,
+    steps: int,
     beta: Mixture,
     done: int = 0,
     taken: int = 0,
     clock: Clock | None = None,
 ) -> Iterator[Update]:
-    """Collect a round, add it to the memory, learn from the memory; until ``config.steps`` environment steps are taken.
+    """Collect a round, add it to the memory, learn from the memory; until ``steps`` environment steps are taken.
 
     The budget is overrun by less than one step of every environment, and there is one update for every
     ``config.rows_per_update`` steps taken.
@@ -58,6 +59,7 @@ def interact(
     rounds, with the moving average of the student in the student's place.
 
     Args:
+        steps: environment steps of this cycle.
         beta: probability that the teacher acts.
         done: environment steps at which this cycle begins.
         taken: environment steps taken so far (a cycle may begin with some of its own already in the memory).
@@ -67,9 +69,9 @@ def interact(
         One Update a gradient step; its ``progress`` counts environment steps over all cycles, its fraction in this one.
     """
     clock = clock or Clock()
-    end, made = done + config.steps, 0
+    end, made = done + steps, 0
     while taken < end:
-        progress = Progress(taken, learner.updates, (taken - done) / config.steps)
+        progress = Progress(taken, learner.updates, (taken - done) / steps)
         with clock.phase("collect"):
             vector_steps = min(ROUND, -(-(end - taken) // collector.envs.num_envs))
             rollout = collector.collect(vector_steps, learner.averaged, beta(progress))
@@ -77,26 +79,27 @@ def interact(
         taken += rollout.steps
         while made < (taken - done) // config.rows_per_update:
             made += 1
-            progress = Progress(taken, learner.updates, min((taken - done) / config.steps, 1.0))
+            progress = Progress(taken, learner.updates, min((taken - done) / steps, 1.0))
             with clock.phase("learn"):
                 update = learner.step(memory.sample(config.batch_size), progress)
             yield update
 
 
 def replay(
-    learner: Learner, memory: Ring, config: DistillConfig, *, done: int = 0, clock: Clock | None = None
+    learner: Learner, memory: Ring, config: DistillConfig, *, steps: int, done: int = 0, clock: Clock | None = None
 ) -> Iterator[Update]:
     """Learn from what the memory holds, no environment stepped (behaviour cloning on soft labels).
 
-    There are ``config.steps / config.rows_per_update`` updates, as many as ``interact`` makes of the same budget; each
+    There are ``steps / config.rows_per_update`` updates, as many as ``interact`` makes of the same budget; each
     counts as ``rows_per_update`` environment steps in ``progress``, so that charts and schedules are comparable.
 
     Args:
+        steps: of this cycle.
         done: where that count begins.
         clock: gets the phase ``learn``.
     """
     clock = clock or Clock()
-    updates = max(1, config.steps // config.rows_per_update)
+    updates = max(1, steps // config.rows_per_update)
     for i in range(updates):
         progress = Progress(done + (i + 1) * config.rows_per_update, learner.updates, i / updates)
         with clock.phase("learn"):

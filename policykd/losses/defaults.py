@@ -36,7 +36,7 @@ def default_policy_loss(family: Family, sample: Prediction) -> PairLoss:
 
 
 def default_objective(family: Family, sample: Prediction, *, with_value: bool, value_weight: float) -> Weighted:
-    """``weighted(policy=(1, default loss), value=(value_weight, mse))``; the value term only where both sides have one."""
+    """``weighted(policy=(1, default loss), value=(value_weight, mse))``; the value term where both sides have one."""
     parts = {"policy": (1.0, default_policy_loss(family, sample))}
     if with_value and value_weight > 0:
         parts["value"] = (value_weight, value.mse)

@@ -13,21 +13,11 @@ from policykd.distributions import DiagGaussian, weighted_terms
 
 __all__ = ["to_geometric", "to_mixture"]
 
-_SMALL = 1e-2
-
-
-def _x_minus_log1p(x: Tensor) -> Tensor:
-    """x - log(1 + x) without cancellation: its series where x is small (relative error 1e-9)."""
-    near = torch.where(x.abs() < _SMALL, x, 0.0)
-    series = near.square() * (1 / 2 - near * (1 / 3 - near * (1 / 4 - near / 5)))
-    return torch.where(x.abs() < _SMALL, series, x - torch.log1p(x))
-
-
 def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     """KL(a || (1 - alpha) a + alpha b) / alpha, nats, ``[*b]``.
 
     The first order in alpha cancels only in the sum over a row. Adding b - a, which sums to 0, cancels it term by term:
-    a / alpha (x - log(1 + x)) with x = alpha (b / a - 1), never negative.
+    a / alpha (x - log(1 + x)) with x = alpha (b / a - 1), never negative, and small where the laws are close.
 
     Args:
         log_a, log_b: normalised log-probabilities, ``[*b, a]``; -inf on the same actions or nowhere for alpha = 1.
@@ -42,8 +32,7 @@ def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     # A ratio above e^80 is cut: it belongs to an a below e^-80, whose share is nothing.
     log_ratio = torch.where(there, log_b - torch.where(there, log_a, 0.0), 0.0).clamp(max=80.0)
     x = alpha * torch.expm1(log_ratio)
-    far = b - a - a / alpha * torch.log1p(x)
-    return torch.where(x.abs() < _SMALL, a / alpha * _x_minus_log1p(x), far).sum(-1)
+    return (b - a - a / alpha * torch.log1p(x)).sum(-1)
 
 
 def to_geometric(a: DiagGaussian, b: DiagGaussian, alpha: float) -> Tensor:
@@ -60,5 +49,5 @@ def to_geometric(a: DiagGaussian, b: DiagGaussian, alpha: float) -> Tensor:
     # g's precision is a's times 1 + alpha excess; its mean lies alpha precision (b - a) / of_g away from a's.
     log_ratio = 2.0 * (a.log_std - b.log_std)
     excess = torch.expm1(log_ratio)
-    spread = excess - log_ratio if alpha == 1 else _x_minus_log1p(alpha * excess) / alpha
+    spread = excess - (log_ratio if alpha == 1 else torch.log1p(alpha * excess) / alpha)
     return 0.5 * (spread + alpha * (precision * (b.mean - a.mean)).square() / of_g).sum(-1)

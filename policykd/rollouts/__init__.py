@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from policykd.rollouts.collect import Collector, Rollout
 from policykd.rollouts.episodes import Episodes, play
-from policykd.rollouts.vector import make
+from policykd.rollouts.vector import make, native
 
-__all__ = ["Collector", "Episodes", "Rollout", "make", "play"]
+__all__ = ["Collector", "Episodes", "Rollout", "make", "native", "play"]

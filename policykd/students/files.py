@@ -123,7 +123,8 @@ def _assembled(spec: Spec, shape: Shape, origin: Origin, tensors: dict[str, Tens
         student.origin = origin
         parts: dict[str | None, Normaliser] = {}
         for key, space in normalised_parts(spec).items():
-            names = ["normaliser." + ("" if key is None else KeyedNormaliser.module_name(key) + ".") + end for end in ("mean", "var", "limits")]
+            stem = "normaliser." + ("" if key is None else KeyedNormaliser.module_name(key) + ".")
+            names = [stem + end for end in ("mean", "var", "limits")]
             if set(names) <= set(tensors):
                 mean, var, limits = (tensors[name].numpy() for name in names)
                 if not mean.shape == var.shape == space.shape or not np.all(var >= 0):

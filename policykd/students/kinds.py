@@ -19,7 +19,7 @@ def mlp(
     spec: Spec,
     hidden: str | Sequence[int] = (64, 64),
     *,
-    activation: str = "tanh",
+    activation: str = "silu",
     value: bool = False,
     seed: int = 0,
     origin: Origin | None = None,

@@ -33,7 +33,7 @@ class Shape:
 
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the torso's layers; () is the linear policy."""
-    activation: str = "tanh"
+    activation: str = "silu"
     """Name of the torso's activation (a key of ``ACTIVATIONS``)."""
     value: bool = False
     """Whether a value head sits on the torso."""

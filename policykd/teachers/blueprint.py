@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.checkpoints.arrays import as_bool, as_float, plain
 from policykd.checkpoints.pickles import Call, Global
 from policykd.errors import CheckpointError
 
-__all__ = ["Blueprint", "Kind", "Options", "kind_of", "options_from"]
+__all__ = ["Blueprint", "Kind", "Options", "check_actions", "kind_of", "options_from"]
 
 Kind: TypeAlias = Literal["actor_critic", "q", "quantile", "gaussian_actor", "deterministic_actor", "ars"]
 _KINDS: Mapping[str, Kind] = {
@@ -32,6 +33,14 @@ _POLICIES = {
     *("MaskableActorCriticPolicy", "MaskableActorCriticCnnPolicy", "MaskableMultiInputActorCriticPolicy"),
     *("DQNPolicy", "QRDQNPolicy", "SACPolicy", "TQCPolicy", "CrossQPolicy", "TD3Policy"),
     *("CnnPolicy", "MultiInputPolicy", "ARSPolicy", "ARSLinearPolicy"),
+}
+_ACTIONS: Mapping[Kind, tuple[type[gym.Space], ...]] = {
+    "actor_critic": (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box),
+    "q": (spaces.Discrete,),
+    "quantile": (spaces.Discrete,),
+    "gaussian_actor": (spaces.Box,),
+    "deterministic_actor": (spaces.Box,),
+    "ars": (spaces.Discrete, spaces.Box),
 }
 _RECURRENT = "sb3_contrib.common.recurrent.policies"
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
@@ -92,6 +101,23 @@ class Blueprint:
     action_space: gym.Space
     options: Options
     weights: Mapping[str, Tensor]
+
+
+def check_actions(kind: Kind, space: gym.Space) -> None:
+    """Refuse an action space that SB3 gives no policy of this kind.
+
+    Raises:
+        CheckpointError: ``space.action``, ``space.start``.
+    """
+    possible = _ACTIONS[kind]
+    if not isinstance(space, possible):
+        raise CheckpointError(
+            "space.action",
+            f"action space {space}"[:160],
+            f"{' or '.join(p.__name__ for p in possible)} for this policy",
+        )
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise CheckpointError("space.start", f"action space {space}", "choices from 0 on: SB3 knows no others")
 
 
 def kind_of(module: str, name: str) -> Kind:

@@ -60,8 +60,6 @@ class ContinuousActor(Brain):
         shelf, options = Shelf(plan.weights), plan.options
         self.features = shelf.features("actor.features_extractor", plan.observation_space, options.scale_images)
         width = self.features.width
-        if not isinstance(plan.action_space, spaces.Box):
-            raise CheckpointError("space.action", f"{plan.policy} with {plan.action_space}", "a Box of actions")
         self.stochastic = plan.kind == "gaussian_actor"
         self.family = "tanh_gaussian" if self.stochastic else "tanh_deterministic"
         n = Spec(plan.observation_space, plan.action_space, self.family).action_width

@@ -17,7 +17,7 @@ from policykd.checkpoints.vecnormalize import Statistics, read_vecnormalize
 from policykd.checkpoints.weights import read_weights
 from policykd.errors import CheckpointError
 from policykd.prediction import EnvWrapper, Origin
-from policykd.teachers.blueprint import Blueprint, Kind, Options, kind_of, options_from
+from policykd.teachers.blueprint import Blueprint, Kind, Options, check_actions, kind_of, options_from
 from policykd.teachers.folders import Parts, find
 from policykd.teachers.settings import Settings, adapted, read_settings
 from policykd.teachers.teacher import Teacher
@@ -76,6 +76,7 @@ def plan_of(archive: Archive, fields: Fields) -> Blueprint:
     kind = kind_of(policy.module, policy.name)
     kwargs = as_mapping(fields.value("policy_kwargs", {}))
     observation_space, action_space = (as_space(_field(fields, n), n) for n in ("observation_space", "action_space"))
+    check_actions(kind, action_space)
     options = options_from(kwargs, kind, policy.name)
     _check_texts(fields, action_space, options)
     return Blueprint(
@@ -135,11 +136,9 @@ def _check_texts(fields: Fields, space: gym.Space, options: Options) -> None:
     """Compare what decides about actions with the texts that SB3 wrote beside the pickles.
 
     Raises:
-        CheckpointError: ``sb3.contradiction``; ``space.start`` for choices that do not start at 0.
+        CheckpointError: ``sb3.contradiction``.
     """
     text = fields.text("action_space")
-    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
-        raise CheckpointError("space.start", f"{fields.path}: {space}", "choices from 0 on: SB3 knows no others")
     if isinstance(space, gym.spaces.Box):
         for name, bound in (("low", space.low), ("high", space.high)):
             printed = printed_array(text.get(name))

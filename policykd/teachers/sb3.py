@@ -13,7 +13,7 @@ from policykd.checkpoints.vecnormalize import Moments, Statistics
 from policykd.checkpoints.weights import checked
 from policykd.env_ids import current_id
 from policykd.prediction import EnvWrapper, Origin
-from policykd.teachers.blueprint import Blueprint, kind_of, options_from
+from policykd.teachers.blueprint import Blueprint, check_actions, kind_of, options_from
 from policykd.teachers.loading import algorithm
 from policykd.teachers.settings import short_name
 from policykd.teachers.teacher import Teacher
@@ -34,10 +34,11 @@ def from_sb3(model: BaseAlgorithm, vecnormalize: VecNormalize | None = None) -> 
             ``model.predict`` does (give ``model.get_vec_normalize_env()`` for a policy of raw observations).
 
     Raises:
-        CheckpointError: ``policy.recurrent``, ``policy.custom-class``, ``policy.argument``, ``weights.*``.
+        CheckpointError: ``policy.recurrent``, ``policy.custom-class``, ``policy.argument``, ``space.start``.
     """
     policy = type(model.policy)
     kind = kind_of(policy.__module__, policy.__qualname__)
+    check_actions(kind, model.action_space)
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.policy.state_dict().items()}
     plan = Blueprint(
         algo=algorithm(Global(policy.__module__, policy.__qualname__), kind, vars(model)),
