@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import sys
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import sb3_contrib
@@ -165,12 +158,6 @@ CASES: dict[str, Case] = {
 }
 
 
-def warmed(load: Callable[[Path], Any], path: Path) -> None:
-    """Load a good file once, because torch and zipfile import parts of themselves when they are first used."""
-    "é".encode().decode("cp437")
-    load(path)
-
-
 def algorithm(name: str) -> type[BaseAlgorithm]:
     """The class of that name in SB3 or sb3-contrib."""
     home: Any = stable_baselines3 if name in dir(stable_baselines3) else sb3_contrib
@@ -223,84 +210,3 @@ def memoised(folder: Path) -> Callable[[str], tuple[BaseAlgorithm, Path]]:
         return made[name]
 
     return get
-
-
-def rewrite(
-    source: Path,
-    target: Path,
-    change: dict[str, bytes | None] | None = None,
-    rename: dict[str, str] | None = None,
-    compression: int = zipfile.ZIP_STORED,
-) -> Path:
-    """Copy a zip with members changed, left out (None), added or renamed, and valid checksums."""
-    change, rename = dict(change or {}), rename or {}
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
-        for name in old.namelist():
-            content = change.pop(name) if name in change else old.read(name)
-            if content is not None:
-                new.writestr(rename.get(name, name), content)
-        for name, content in change.items():
-            if content is not None:
-                new.writestr(name, content)
-    return target
-
-
-def fields_of(path: Path) -> dict[str, Any]:
-    """The JSON of a zip's ``data``."""
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("data"))
-
-
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a zip's ``policy.pth``."""
-    with zipfile.ZipFile(path) as archive:
-        return torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
-
-
-def saved(weights: Any) -> bytes:
-    """What ``torch.save`` writes."""
-    buffer = io.BytesIO()
-    torch.save(weights, buffer)
-    return buffer.getvalue()
-
-
-def pickled(value: Any) -> dict[str, str]:
-    """A field of ``data`` as SB3 writes what JSON cannot hold."""
-    return {":type:": str(type(value)), ":serialized:": base64.b64encode(cloudpickle.dumps(value)).decode()}
-
-
-# What no load may do. (``compile`` is absent: ast.parse, which reads the zoo's ``dict(norm_obs=True)``, announces it.)
-FORBIDDEN = (
-    "pickle.find_class",
-    "import",
-    "exec",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "subprocess.Popen",
-    "marshal",
-)
-_heard: list[str] | None = None
-
-
-def _hear(event: str, args: Any) -> None:
-    if _heard is not None and event.startswith(FORBIDDEN):
-        _heard.append(f"{event} {args!r}"[:200])
-
-
-@contextmanager
-def nothing_runs() -> Iterator[None]:
-    """Fail if anything inside is imported, executed or looked up by a pickle (be ``warmed`` before)."""
-    global _heard
-    if not _hooked:
-        sys.addaudithook(_hear)
-        _hooked.append(True)
-    _heard = heard = []
-    try:
-        yield
-    finally:
-        _heard = None
-    assert not heard, heard
-
-
-_hooked: list[bool] = []

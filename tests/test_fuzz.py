@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from teacher_zips import nothing_runs, sample, warmed
+from hostile_zips import nothing_runs, warmed
+from teacher_zips import sample
 
 from policykd import teachers
 from policykd.errors import PolicykdError

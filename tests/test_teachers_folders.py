@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import warnings
@@ -17,8 +16,9 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from hostile_zips import Payload, fields_of, nothing_runs, rewrite, warmed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from teacher_zips import CASES, Blank, Case, fields_of, make, nothing_runs, rewrite, sample, save, warmed
+from teacher_zips import CASES, Blank, Case, make, sample, save
 
 from policykd import teachers
 from policykd.checkpoints.vecnormalize import Moments, Statistics
@@ -239,16 +239,6 @@ def test_agents_without_normaliser(agents, tmp_path, config):
     shutil.copy(agents("ppo")[1], tmp_path / "CartPole-v1.zip")
     dump(tmp_path / "config.yml", **config)
     assert teachers.load(tmp_path).normaliser is None
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.marker}",)
 
 
 def test_normalisers_that_are_none(agents, tmp_path):
