@@ -421,6 +421,17 @@ def test_far_apart_in_float32(name: str, scale: float) -> None:
     assert rows.isfinite().all() and student.dist.logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("beta", [0.0, 1e-6, 0.5, 1.0])
+@pytest.mark.parametrize(("one", "other"), [(-20.0, 2.0), (2.0, -20.0), (-25.0, -25.0)])
+def test_narrow_and_wide_gaussians_in_float32(one: float, other: float, beta: float) -> None:
+    """SAC clips log_std to [-20, 2]; a narrow law's precision must not overflow on the way."""
+    student = say(DiagGaussian(torch.tensor([1.0]), torch.tensor([one])), grad=True)
+    rows = losses.jensen_shannon(student, say(DiagGaussian(torch.tensor([0.0]), torch.tensor([other]))), beta=beta)
+    rows.backward()
+    assert rows.isfinite() and rows > 0
+    assert student.dist.mean.grad.isfinite() and student.dist.log_std.grad.isfinite()
+
+
 @settings(derandomize=True, max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=2, max_size=6),

@@ -13,6 +13,7 @@ from policykd.distributions import DiagGaussian, weighted_terms
 
 __all__ = ["to_geometric", "to_mixture"]
 
+
 def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     """KL(a || (1 - alpha) a + alpha b) / alpha, nats, ``[*b]``.
 
@@ -50,4 +51,6 @@ def to_geometric(a: DiagGaussian, b: DiagGaussian, alpha: float) -> Tensor:
     log_ratio = 2.0 * (a.log_std - b.log_std)
     excess = torch.expm1(log_ratio)
     spread = excess - (log_ratio if alpha == 1 else torch.log1p(alpha * excess) / alpha)
-    return 0.5 * (spread + alpha * (precision * (b.mean - a.mean)).square() / of_g).sum(-1)
+    # Divided before it is multiplied: the square of a narrow law's precision overflows.
+    shift = alpha * (precision / of_g) * precision * (b.mean - a.mean).square()
+    return 0.5 * (spread + shift).sum(-1)
