@@ -34,6 +34,8 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
             kept = retention(score, first[1], randoms[where.env_id])
             facts["retention"] = kept.value
             facts["retention_ci"] = None if kept.low is None else [kept.low, kept.high]
+            if kept.reason is not None:
+                facts["retention_reason"] = kept.reason
         found.append(facts)
     random = {env_id: Measured.of(score).to_dict() for env_id, score in randoms.items()}
     _show(found, random, screen)

@@ -24,7 +24,7 @@ from policykd.teachers.train import TrainResult, train
 __all__ = ["run"]
 
 _REPORT, _SEEDS = 500_000_000, 10_000
-"""First seed of the reported episodes, out of reach of those that selected the model; seeds that a run has for itself."""
+"""First seed of the reported episodes, beyond those that selected the model; seeds that a run has for itself."""
 
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
