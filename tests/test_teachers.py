@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from teacher_zips import CASES, sample
+from teacher_zips import CASES, VECTOR, Blank, sample
 
 from policykd import teachers
 from policykd.distributions import Categorical
+from policykd.errors import CheckpointError
 from policykd.prediction import map_obs, obs_tensor
 
 ON_POLICY = [name for name, case in CASES.items() if case.on_policy]
@@ -287,3 +288,20 @@ def test_loading_imports_no_sb3(agents):
     )
     run = subprocess.run([sys.executable, "-W", "error", "-c", code, str(path)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_live_models_that_are_refused():
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.torch_layers import FlattenExtractor
+
+    class Mine(FlattenExtractor):
+        pass
+
+    env, small = Blank(VECTOR, spaces.Discrete(2)), {"n_steps": 8, "batch_size": 4, "device": "cpu"}
+    recurrent = RecurrentPPO("MlpLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 4}, **small)
+    with pytest.raises(CheckpointError, match=r"without memory.*\[policy\.recurrent\]"):
+        teachers.from_sb3(recurrent)
+    custom = PPO("MlpPolicy", env, policy_kwargs={"features_extractor_class": Mine}, **small)
+    with pytest.raises(CheckpointError, match=r"Mine.*\[policy\.custom-class\]"):
+        teachers.from_sb3(custom)
