@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import sb3_contrib
 import stable_baselines3
 import torch
+import yaml
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -210,3 +213,20 @@ def memoised(folder: Path) -> Callable[[str], tuple[BaseAlgorithm, Path]]:
         return made[name]
 
     return get
+
+
+def vecnormalize(case: Case, steps: int = 20, **kwargs: Any) -> VecNormalize:
+    """A VecNormalize that has seen a few steps."""
+    env = VecNormalize(DummyVecEnv([lambda: Blank(case.observation_space, case.action_space)]), **kwargs)
+    env.seed(0)
+    env.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        env.step([sample(case.action_space, rng, None)])
+    return env
+
+
+def dump(path: Path, **content: Any) -> None:
+    """YAML as rl_zoo3 writes it, with the tag that no safe loader takes."""
+    path.write_text(yaml.dump(OrderedDict(content)))
+    assert "python/object/apply:collections.OrderedDict" in path.read_text()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_zips import nothing_runs, warmed
-from teacher_zips import sample
+from teacher_zips import CASES, dump, sample, vecnormalize
 
 from policykd import teachers
 from policykd.errors import PolicykdError
@@ -162,6 +162,24 @@ def test_a_thousand_mutants_of_a_zip(agents, tmp_path):
 def test_mutants_whose_checksums_fit(agents, tmp_path, name):
     outcomes = fuzz(agents(name)[1], tmp_path, INSIDE, 330, seed=1)
     assert outcomes["loaded"] < 300 and sum(outcomes.values()) == 330
+
+
+@pytest.mark.parametrize("name", ["vecnormalize.pkl", "config.yml"])
+def test_mutants_of_what_stands_beside_a_zip(agents, tmp_path, name):
+    """These have no checksums: a mutant may load with other numbers, and may do nothing else but be refused."""
+    (tmp_path / "agent.zip").write_bytes(agents("ppo-box")[1].read_bytes())
+    vecnormalize(CASES["ppo-box"]).save(str(tmp_path / "vecnormalize.pkl"))
+    dump(tmp_path / "config.yml", normalize="dict(norm_obs=True)", env_wrapper=["a.TimeFeatureWrapper"], gamma=0.9)
+    raw, rng, refusals = (tmp_path / name).read_bytes(), np.random.default_rng(3), 0
+    for i in range(250):
+        (tmp_path / name).write_bytes((flip, cut, lose, repeat, blank)[i % 5](raw, rng))
+        with nothing_runs():
+            try:
+                teachers.load(tmp_path / "agent.zip")
+            except PolicykdError as error:
+                assert "\n" not in str(error)
+                refusals += 1
+    assert refusals > 100
 
 
 @pytest.mark.slow

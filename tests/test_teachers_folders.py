@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 import warnings
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-import yaml
 from gymnasium import spaces
 from hostile_zips import Payload, fields_of, nothing_runs, rewrite, warmed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from teacher_zips import CASES, Blank, Case, make, sample, save
+from teacher_zips import CASES, Case, dump, make, sample, save, vecnormalize
 
 from policykd import teachers
 from policykd.checkpoints.vecnormalize import Moments, Statistics
@@ -31,24 +28,6 @@ from policykd.teachers.settings import Settings, adapted
 @pytest.fixture(scope="module", autouse=True)
 def warm(agents: Any) -> None:
     warmed(teachers.load, agents("ppo")[1])
-
-
-def vecnormalize(case: Case, steps: int = 20, **kwargs: Any) -> VecNormalize:
-    """A VecNormalize that has seen a few steps."""
-    env = VecNormalize(DummyVecEnv([lambda: Blank(case.observation_space, case.action_space)]), **kwargs)
-    env.seed(0)
-    env.reset()
-    rng = np.random.default_rng(0)
-    for _ in range(steps):
-        env.step([sample(case.action_space, rng, None)])
-        env.venv.envs[0].scale = 3.0
-    return env
-
-
-def dump(path: Path, **content: Any) -> None:
-    """YAML as rl_zoo3 writes it, with the tag that no safe loader takes."""
-    path.write_text(yaml.dump(OrderedDict(content)))
-    assert "python/object/apply:collections.OrderedDict" in path.read_text()
 
 
 @pytest.fixture
