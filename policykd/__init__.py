@@ -28,6 +28,7 @@ __all__ = [
     "distributions",
     "errors",
     "evaluate",
+    "load_student",
     "load_teacher",
     "losses",
     "recipe",
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from policykd.distill import distill
     from policykd.evaluation import evaluate
     from policykd.learner import Learner
-    from policykd.load import load_teacher
+    from policykd.load import load_student, load_teacher
     from policykd.prediction import Batch, EnvWrapper, Origin, Policy, Prediction, Progress, Spec, Update
     from policykd.recipe import Recipe
 
@@ -59,6 +60,7 @@ _HOMES = {
     "Update": "policykd.prediction",
     "distill": "policykd.distill",
     "evaluate": "policykd.evaluation",
+    "load_student": "policykd.load",
     "load_teacher": "policykd.load",
 }
 
