@@ -1,4 +1,4 @@
-"""CPU seconds of training (collect + learn, one thread) to 95 % of the teacher's return, and what the default end keeps.
+"""CPU seconds of training (collect + learn, one thread) to 95 % of the teacher's return, and what the end keeps.
 
     python tests/benchmarks/speed.py [--agents DIR] [--seeds 5] [--only TEXT ...] [--no-final]
 
