@@ -55,32 +55,15 @@ _KEEP = 5_000
 """Visited observations on which agreement, KL and value error are measured."""
 
 
-def _alike(found: gym.Space, wanted: gym.Space) -> bool:
-    """Whether two spaces have the same kind and size; bounds may differ, and an image may have its channels last."""
-    if isinstance(found, gym.spaces.Dict) and isinstance(wanted, gym.spaces.Dict):
-        return set(found.spaces) == set(wanted.spaces) and all(_alike(found[k], wanted[k]) for k in wanted.spaces)
-    if isinstance(found, gym.spaces.MultiDiscrete) and isinstance(wanted, gym.spaces.MultiDiscrete):
-        return found.nvec.tolist() == wanted.nvec.tolist()
-    return (
-        type(found) is type(wanted)
-        and sorted(found.shape or ()) == sorted(wanted.shape or ())
-        and getattr(found, "n", None) == getattr(wanted, "n", None)
-    )
-
-
 def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
-    pairs = (
-        ("observation", env.observation_space, teacher.spec.observation_space),
-        ("action", env.action_space, teacher.spec.action_space),
-    )
-    for name, found, wanted in pairs:
-        if not _alike(found, wanted):
-            raise SpaceError(
-                f"space.{name}",
-                f"{recipe.env_id} has {name} space {found}",
-                f"the teacher's, {wanted}",
-                "name the environment that the teacher was trained in (--env), with its wrappers",
-            )
+    seen = Spec(env.observation_space, env.action_space, teacher.spec.family)
+    for name, (found, wanted) in seen.differences(teacher.spec).items():
+        raise SpaceError(
+            f"space.{name}",
+            f"{recipe.env_id} has {name} space {found}",
+            f"the teacher's, {wanted}",
+            "name the environment that the teacher was trained in (--env), with its wrappers",
+        )
 
 
 def _first_steps(config: DistillConfig, spec: Spec) -> int:
@@ -194,25 +177,13 @@ def recipe_for(teacher: Policy, env: str | Path | Recipe | Callable[..., gym.Env
 
 
 def _check_student(student: Spec, teacher: Spec) -> None:
-    if student.family != teacher.family:
+    for name, (found, wanted) in student.differences(teacher).items():
         raise SpaceError(
-            "space.family",
-            f"a student of family {student.family}",
-            f"the teacher's, {teacher.family}",
+            f"space.{name}",
+            f"a student for the {name} {found}",
+            f"the teacher's, {wanted}",
             "build it with students.mlp(teacher.spec)",
         )
-    pairs = (
-        ("observation", student.observation_space, teacher.observation_space),
-        ("action", student.action_space, teacher.action_space),
-    )
-    for name, found, wanted in pairs:
-        if not _alike(found, wanted):
-            raise SpaceError(
-                f"space.{name}",
-                f"a student for the {name} space {found}",
-                f"the teacher's, {wanted}",
-                "build it with students.mlp(teacher.spec)",
-            )
 
 
 class _Training:

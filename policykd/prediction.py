@@ -32,6 +32,7 @@ __all__ = [
     "Progress",
     "Spec",
     "Update",
+    "alike",
     "map_obs",
     "obs_tensor",
 ]
@@ -59,6 +60,18 @@ def obs_tensor(obs: np.ndarray | Mapping[str, np.ndarray]) -> Obs:
     if isinstance(obs, Mapping):
         return {k: torch.from_numpy(np.require(v, requirements="W")) for k, v in obs.items()}
     return torch.from_numpy(np.require(obs, requirements="W"))
+
+
+def alike(a: gym.Space, b: gym.Space) -> bool:
+    """Whether two spaces are of one kind and size; bounds may differ, and an image have its channels first or last."""
+    match a, b:
+        case spaces.Dict(), spaces.Dict():
+            return set(a.spaces) == set(b.spaces) and all(alike(a[key], b[key]) for key in a.spaces)
+        case spaces.Discrete(), spaces.Discrete():
+            return bool(a.n == b.n and a.start == b.start)
+        case spaces.MultiDiscrete(), spaces.MultiDiscrete():
+            return np.array_equal(a.nvec, b.nvec) and np.array_equal(a.start, b.start)
+    return type(a) is type(b) and sorted(a.shape or ()) == sorted(b.shape or ())
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,19 @@ class Spec:
         raise SpaceError(
             "space.action", f"action space {self.action_space}", "Discrete, MultiDiscrete, MultiBinary or Box"
         )
+
+    def differences(self, other: Spec) -> dict[str, tuple[Any, Any]]:
+        """What keeps a policy of this spec from standing in for one of the other, spaces being compared by ``alike``.
+
+        Returns:
+            Own and the other's ``family``, ``observation``, ``action``, where they differ.
+        """
+        pairs = {
+            "observation": (self.observation_space, other.observation_space),
+            "action": (self.action_space, other.action_space),
+        }
+        found: dict[str, tuple[Any, Any]] = {name: pair for name, pair in pairs.items() if not alike(*pair)}
+        return found if self.family == other.family else {"family": (self.family, other.family), **found}
 
     def to_env(self, action: Tensor | np.ndarray) -> np.ndarray:
         """Actions of the distribution, ``[*b, d]`` (Discrete: ``[*b]``), as the environment takes them.

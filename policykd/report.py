@@ -118,7 +118,7 @@ class Report:
             "evaluations": self.evaluations,
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "cpu_seconds": {k: round(v, 3) for k, v in self.cpu_seconds.items()},
-            "history": [dict(h) for h in self.history],
+            "history": [{k: v if math.isfinite(v) else None for k, v in look.items()} for look in self.history],
             "config": dict(self.config),
             "versions": versions(),
         }

@@ -70,19 +70,21 @@ def interact(
     """
     clock = clock or Clock()
     end, made = done + steps, 0
-    while taken < end:
-        progress = Progress(taken, learner.updates, (taken - done) / steps)
-        with clock.phase("collect"):
-            vector_steps = min(ROUND, -(-(end - taken) // collector.envs.num_envs))
-            rollout = collector.collect(vector_steps, learner.averaged, beta(progress))
-            memory.add(rollout.batch)
-        taken += rollout.steps
+    while True:
         while made < (taken - done) // config.rows_per_update:
             made += 1
             progress = Progress(taken, learner.updates, min((taken - done) / steps, 1.0))
             with clock.phase("learn"):
                 update = learner.step(memory.sample(config.batch_size), progress)
             yield update
+        if taken >= end:
+            return
+        progress = Progress(taken, learner.updates, (taken - done) / steps)
+        with clock.phase("collect"):
+            vector_steps = min(ROUND, -(-(end - taken) // collector.envs.num_envs))
+            rollout = collector.collect(vector_steps, learner.averaged, beta(progress))
+            memory.add(rollout.batch)
+        taken += rollout.steps
 
 
 def replay(

@@ -22,7 +22,7 @@ from policykd.rollouts import Collector, make
 from policykd.supervised import ROUND, cosine, interact, label, mixture, replay
 
 ENV = recipe.load("CartPole-v1")
-SMALL = DistillConfig(steps=2048, num_envs=8, batch_size=128, learning_rate=0.01)
+SMALL = DistillConfig(steps=2048, rows_per_update=32, num_envs=8, batch_size=128, learning_rate=0.01)
 
 
 class Run:
@@ -32,7 +32,9 @@ class Run:
         self.config = config
         self.teacher = Balancer()
         self.student = students.mlp(CARTPOLE, (16,), seed=seed)
-        students.adopt_scales(self.student, self.teacher, Collector(make(ENV, 8), self.teacher, seed=9).collect(50).batch)
+        students.adopt_scales(
+            self.student, self.teacher, Collector(make(ENV, 8), self.teacher, seed=9).collect(50).batch
+        )
         self.collector = Collector(make(ENV, config.num_envs), self.teacher, seed=seed)
         self.memory = Ring(config.memory, seed=seed)
         self.learner = Learner(self.student, losses.policy.forward_kl, lr=cosine(config.learning_rate), average=average)
@@ -50,8 +52,8 @@ class Run:
         self.collector.collect = noted  # type: ignore[method-assign]
 
     def cycle(self, cycle: int = 0, **how: Any) -> Iterator[Update]:
-        beta = mixture(self.config, cycle)
-        return interact(self.learner, self.collector, self.memory, self.config, beta=beta, **how)
+        beta, steps = mixture(self.config, cycle), how.pop("steps", self.config.steps)
+        return interact(self.learner, self.collector, self.memory, self.config, steps=steps, beta=beta, **how)
 
 
 def config(method: Method, **changes: Any) -> DistillConfig:
@@ -133,16 +135,24 @@ def test_rows_already_taken_are_learnt_from_and_not_taken_again() -> None:
     run.memory.add(first.batch)
     updates = list(run.cycle(taken=first.steps))
     assert 1000 <= run.memory.added < 1008 and len(updates) == run.memory.added // 10
-    assert updates[0].progress.env_steps > first.steps
+    assert updates[0].progress.env_steps == first.steps, "before anything more is collected"
+
+
+def test_a_budget_that_is_taken_already_is_still_learnt_from() -> None:
+    run = Run(config("teacher", steps=64, rows_per_update=10))
+    first = run.collector.collect(8)
+    run.memory.add(first.batch)
+    updates = list(run.cycle(taken=64))
+    assert len(updates) == 6 and run.memory.added == 64 and updates[-1].progress.fraction == 1.0
 
 
 def test_a_second_cycle_goes_on_counting_and_begins_its_fraction_anew() -> None:
     run = Run(config("dagger", steps=600))
     list(run.cycle())
     taken = run.memory.added
-    second = list(run.cycle(1, done=600, taken=taken))
-    assert 1200 <= run.memory.added < 1208
-    assert second[0].progress.env_steps > taken and second[0].progress.fraction < 0.6
+    second = list(run.cycle(1, steps=1200, done=600, taken=taken))
+    assert 1800 <= run.memory.added < 1808
+    assert second[0].progress.env_steps > taken and second[0].progress.fraction < 0.3
     assert second[-1].progress.fraction == 1.0
     assert second[0].step == taken // 32 + 1
 
@@ -203,7 +213,7 @@ def test_replay_learns_from_what_is_there() -> None:
     for batch in label(run.collector, 2000):
         run.memory.add(batch)
     rounds, added = len(run.betas), run.memory.added
-    updates = list(replay(run.learner, run.memory, run.config))
+    updates = list(replay(run.learner, run.memory, run.config, steps=4096))
     assert len(updates) == 4096 // 16
     assert (len(run.betas), run.memory.added) == (rounds, added), "no environment is stepped"
     assert [u.progress.env_steps for u in updates[:2]] == [16, 32] and updates[-1].progress.env_steps == 4096
@@ -215,9 +225,9 @@ def test_replay_learns_from_what_is_there() -> None:
 def test_replay_goes_on_counting_and_makes_at_least_one_update() -> None:
     run = Run(config("teacher", steps=100, rows_per_update=32))
     run.memory.add(run.collector.collect(5).batch)
-    assert [u.progress.env_steps for u in replay(run.learner, run.memory, run.config, done=100)] == [132, 164, 196]
-    tiny = config("teacher", steps=5)
-    assert len(list(replay(run.learner, run.memory, tiny))) == 1
+    found = list(replay(run.learner, run.memory, run.config, steps=100, done=100))
+    assert [u.progress.env_steps for u in found] == [132, 164, 196]
+    assert len(list(replay(run.learner, run.memory, run.config, steps=5))) == 1
 
 
 @pytest.mark.parametrize(("steps", "envs"), [(100, 8), (1, 3), (1000, 4)])

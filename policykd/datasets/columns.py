@@ -124,31 +124,13 @@ def check_fit(found: Spec, wanted: Spec, what: str) -> None:
     Raises:
         SpaceError: ``dataset.spec``.
     """
-    pairs: tuple[tuple[str, Any, Any], ...] = (
-        ("family", found.family, wanted.family),
-        ("observation space", _outline(found.observation_space), _outline(wanted.observation_space)),
-        ("action space", _outline(found.action_space), _outline(wanted.action_space)),
-    )
-    for name, have, want in pairs:
-        if have != want:
-            raise SpaceError(
-                "dataset.spec",
-                f"{what} has the {name} {have}",
-                f"the student's, {want}",
-                "build the student from the dataset's spec, or label a dataset with this student's teacher",
-            )
-
-
-def _outline(space: spaces.Space) -> Any:
-    match space:
-        case spaces.Dict():
-            return {key: _outline(part) for key, part in space.spaces.items()}
-        case spaces.Discrete(n=n, start=start):
-            return f"Discrete({n}, start={start})"
-        case spaces.MultiDiscrete(nvec=nvec):
-            return f"MultiDiscrete({nvec.tolist()})"
-    # An image may come with its channels first or last.
-    return f"{type(space).__name__} of shape {tuple(sorted(space.shape or ()))}"
+    for name, (have, want) in found.differences(wanted).items():
+        raise SpaceError(
+            "dataset.spec",
+            f"{what} has the {name} {have}",
+            f"the student's, {want}",
+            "build the student from the dataset's spec, or label a dataset with this student's teacher",
+        )
 
 
 def _nvec(spec: Spec) -> tuple[int, ...]:
