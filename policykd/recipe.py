@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
 
 from policykd.env_ids import current_id
 from policykd.errors import EnvError, MissingExtraError, UnknownNameError
 from policykd.prediction import EnvWrapper
+from policykd.wrappers import WRAPPERS, TimeFeature
 
 __all__ = ["Recipe", "TimeFeature", "load", "quiet"]
 
@@ -54,60 +53,6 @@ def _quiet_mujoco() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(before)
-
-
-class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
-    """Append the share of the episode that remains, ``1 - t / T``, to the observation.
-
-    Pardo et al. 2018 (arXiv 1712.00378); the arithmetic of sb3_contrib's TimeFeatureWrapper, which 16 of 97 agents of
-    the zoo were trained with. Of a Dict observation the key ``observation`` grows.
-
-    Args:
-        env: environment with a flat Box observation, or a Dict with a flat Box named ``observation``.
-        max_steps: T, where the environment has no time limit of its own.
-        test_mode: the feature stays 1.
-
-    Raises:
-        EnvError: ``env.wrapper`` for any other observation space.
-    """
-
-    def __init__(self, env: gym.Env, max_steps: int = 1000, test_mode: bool = False) -> None:
-        super().__init__(env)
-        whole = env.observation_space
-        parts = dict(whole.spaces) if isinstance(whole, spaces.Dict) else {}
-        box = parts.get("observation") if parts else whole
-        if not isinstance(box, spaces.Box) or len(box.shape) != 1:
-            raise EnvError("env.wrapper", f"TimeFeature around {whole}", "a flat Box observation")
-        grown = spaces.Box(
-            np.append(box.low, 0.0).astype(box.dtype), np.append(box.high, 1.0).astype(box.dtype), dtype=box.dtype.type
-        )
-        self.observation_space = spaces.Dict({**parts, "observation": grown}) if parts else grown
-        limit = env.spec.max_episode_steps if env.spec is not None else None
-        self._limit = limit or max_steps
-        self._frozen = test_mode
-        self._dtype = box.dtype
-        self._step = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The first observation of an episode, and 1."""
-        self._step = 0
-        obs, info = self.env.reset(seed=seed, options=options)
-        return self._grow(obs), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step of the environment with the remaining share."""
-        self._step += 1
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._grow(obs), reward, terminated, truncated, info
-
-    def _grow(self, obs: Any) -> Any:
-        remaining = np.array(1.0 if self._frozen else 1 - self._step / self._limit, self._dtype)
-        if isinstance(obs, dict):
-            return {**obs, "observation": np.append(obs["observation"], remaining)}
-        return np.append(obs, remaining)
-
-
-_WRAPPERS: dict[str, Callable[..., gym.Env]] = {"TimeFeature": TimeFeature}
 
 
 @dataclass(frozen=True)
@@ -148,9 +93,9 @@ class Recipe:
         with quiet():
             env = self.make_env(**kwargs) if self.make_env is not None else _make(self.env_id, kwargs)
             for wrapper in self.wrappers:
-                if wrapper.name not in _WRAPPERS:
-                    raise UnknownNameError.of("wrapper", wrapper.name, _WRAPPERS)
-                env = _WRAPPERS[wrapper.name](env, **wrapper.kwargs)
+                if wrapper.name not in WRAPPERS:
+                    raise UnknownNameError.of("wrapper", wrapper.name, WRAPPERS)
+                env = WRAPPERS[wrapper.name](env, **wrapper.kwargs)
         return env
 
 

@@ -23,10 +23,10 @@ STAIRS = [
     ["learner", "rollouts"],
     ["load"],
     ["losses", "teachers", "students", "datasets", "recipe"],
-    ["checkpoints", "networks", "spaces_json"],
+    ["checkpoints", "networks", "spaces_json", "wrappers"],
     ["prediction"],
     ["distributions"],
-    ["clock", "config", "disk", "disk", "env_ids", "sizes"],
+    ["clock", "config", "disk", "env_ids", "sizes"],
     ["errors"],
 ]
 LINE = {room: line for line, rooms in enumerate(STAIRS) for room in rooms}
