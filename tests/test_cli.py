@@ -134,7 +134,7 @@ def test_everything_else_is_one_line_too(
     def fail(*args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("policykd.cli.compare.run", fail)
+    monkeypatch.setattr("policykd.cli.verbs.compare.run", fail)
     code, out, err = said(capsys, "compare", "runs")
     assert (code, out) == (exit_code, "")
     assert err.endswith(ends + "\n") and err.count("\n") == 1
@@ -309,7 +309,7 @@ def test_a_loss_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_light_tables_agree_with_the_rooms() -> None:
     from typing import get_args
 
-    from policykd.cli.list import _METHODS
+    from policykd.cli.verbs.list import _METHODS
     from policykd.config import METHODS
     from policykd.teachers.train import ALGORITHMS
 

@@ -1,6 +1,6 @@
 """The command line: finds the verb, parses its flags, runs it, says what went wrong; it refuses to import early.
 
-Each verb is two modules: ``arguments/<verb>.py``, what can be typed (light), and ``<verb>.py``, what is done then.
+Each verb is two modules: ``arguments/<verb>.py`` is what can be typed (light), ``verbs/<verb>.py`` what is done then.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def _dispatch(argv: list[str]) -> int:
 
     screen = Screen(arguments, command=f"policykd {_shell(argv)}", began=began)
     if not arguments.json:
-        import_module(f"policykd.cli.{verb}").run(arguments, screen)
+        import_module(f"policykd.cli.verbs.{verb}").run(arguments, screen)
         return 0
     # Environments and users' losses may print: stdout holds the object alone.
     with redirect_stdout(sys.stderr):
-        found = import_module(f"policykd.cli.{verb}").run(arguments, screen)
+        found = import_module(f"policykd.cli.verbs.{verb}").run(arguments, screen)
     print(json.dumps(found, indent=1, allow_nan=False, default=str))
     return 0
 

@@ -118,7 +118,6 @@ def _dry_run(
             "hidden": list(student.shape.hidden),
             "params": student.acting_parameters,
             "share": share,
-            "bytes": students.size_bytes(student),
         },
         "out": folder,
         "config": settings(args),
@@ -127,8 +126,7 @@ def _dry_run(
     screen.table("teacher", ("", ""), rows)
     widths = ",".join(map(str, student.shape.hidden)) or "linear"
     size = f"{student.acting_parameters:,} ({share:.2%} of the teacher's)"
-    weights = f"{students.size_bytes(student):,}"
-    screen.table("student", ("", ""), [("hidden", widths), ("params", size), ("bytes", weights), ("out", folder)])
+    screen.table("student", ("", ""), [("hidden", widths), ("params", size), ("out", folder)])
     screen.table("configuration", ("", ""), [(k, str(v)) for k, v in settings(args).items()])
     screen.hint("dry run: nothing was written")
     return facts

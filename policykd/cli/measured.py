@@ -1,4 +1,4 @@
-"""``policykd compare``: one table over runs and agents, from the files that their measuring left."""
+"""What runs and agents were measured to be, from their report.json and card.json; it measures nothing itself."""
 
 from __future__ import annotations
 
@@ -7,43 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from policykd.cli.arguments.compare import Arguments
-from policykd.cli.screen import Screen, number, span
 from policykd.errors import RunError
 
-__all__ = ["rows_in", "run"]
-
-
-def run(args: Arguments, screen: Screen) -> dict[str, Any]:
-    """Read them; returns one object a run or agent."""
-    found = [row for path in args.paths for row in rows_in(Path(path))]
-    columns = (
-        "what",
-        "environment",
-        "kind",
-        "parameters",
-        "bytes",
-        "return [95 %]",
-        "retention [95 %]",
-        "agreement",
-        "s",
-    )
-    rows = [
-        (
-            it["path"],
-            str(it["env_id"]),
-            str(it["kind"]),
-            "" if it["params"] is None else f"{it['params']:,}",
-            "" if it["bytes"] is None else f"{it['bytes']:,}",
-            span(it["return_mean"], it["return_ci"]),
-            span(it["retention"], it["retention_ci"], 3),
-            number(it["agreement"], 3),
-            number(it["seconds"]),
-        )
-        for it in found
-    ]
-    screen.table("as measured", columns, rows)
-    return {"rows": found}
+__all__ = ["rows_in"]
 
 
 def rows_in(path: Path, *, strict: bool = True) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from policykd import losses, recipe
 from policykd.cli.arguments.list import Arguments, What
-from policykd.cli.compare import rows_in
+from policykd.cli.measured import rows_in
 from policykd.cli.names import LOSSES
 from policykd.cli.screen import Screen, span
 from policykd.config import METHODS

@@ -1,0 +1,1 @@
+"""What each verb does, one module a verb, imported only when it runs; no verb calls another."""
