@@ -349,7 +349,7 @@ def test_no_pickle_is_opened(folder: Path) -> None:
 def test_a_small_file_does_not_take_all_memory(folder: Path) -> None:
     buffer = io.BytesIO()
     with np.load(folder / "shard-00000.npz") as arrays:
-        named = {**arrays, "obs": np.zeros((2**22, 3), np.float32)}
+        named = {**arrays, "obs": np.zeros((2**19, 3), np.float32)}
     np.savez_compressed(buffer, **named)  # type: ignore[arg-type]
     assert len(buffer.getvalue()) < 2**20
     forged(folder, buffer.getvalue())
@@ -469,7 +469,7 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
     collector = Collector(envs, teacher, seed=0, episodes=True)
     return datasets.write(
         tmp_path_factory.mktemp("cartpole") / "data",
-        label(collector, 400),
+        label(collector, 200),
         spec=teacher.spec,
         origin=teacher.origin,
     )
@@ -477,7 +477,7 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
 
 def test_label_keeps_to_its_budget_and_to_whole_episodes(cartpole: datasets.Dataset) -> None:
     manifest = cartpole.manifest
-    assert 400 <= manifest.steps < 404
+    assert 200 <= manifest.steps < 204
     (batch,) = cartpole
     assert batch.mask is not None
     final = ~batch.mask

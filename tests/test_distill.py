@@ -198,7 +198,7 @@ def test_action_masks_from_the_first_row_to_the_report() -> None:
 
 
 def test_seeds_that_choose_are_never_reported(played: list[tuple[str, range]]) -> None:
-    report = distilled(until_retention=0.9, cycles=3, seed=3)
+    report = distilled(until_retention=0.9, cycles=3, seed=3, select_episodes=50)
     first = {"report": FRONT._REPORT, "select": FRONT._SELECT, "confirm": FRONT._CONFIRM}
     use: dict[str, set[int]] = {name: set() for name in first}
     for who, seeds in played:
@@ -209,10 +209,6 @@ def test_seeds_that_choose_are_never_reported(played: list[tuple[str, range]]) -
     assert not (use["report"] & use["select"] or use["report"] & use["confirm"] or use["select"] & use["confirm"])
     reported = sum(len(s) for who, s in played if s[0] < FRONT._SELECT and who == "Student")
     assert reported == report.student.episodes
-
-
-def test_evaluations_count_the_episodes_that_chose(played: list[tuple[str, range]]) -> None:
-    report = distilled(until_retention=0.9, cycles=3, select_episodes=50)
     chose = sum(len(s) for _, s in played) - report.student.episodes - report.teacher.episodes
     assert report.evaluations == chose
 
@@ -258,7 +254,7 @@ def test_a_selection_that_is_not_confirmed_goes_on(monkeypatch: pytest.MonkeyPat
         return extend(score, policy, recipe, episodes, seed=seed, **how)
 
     monkeypatch.setattr(FRONT, "extend", two_faced)
-    report = distilled(until_retention=0.95)
+    report = distilled(until_retention=0.95, **HARD)
     assert report.stopped_by == "budget" and all(h["retention"] == 1.0 for h in report.history)
     assert report.retention.value is not None and report.retention.value < 0
 
@@ -349,14 +345,14 @@ def test_from_a_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Collector, "collect", no_steps)
     steps: list[int] = []
-    report = distilled(method="dataset", dataset=folder, on_tick=lambda t: steps.append(t.update.progress.env_steps))
-    assert report.method == "dataset" and report.env_steps == 0 and report.updates == 4096 // 8
-    assert steps == list(range(8, 4096 + 1, 8))
+    data: dict[str, Any] = {"method": "dataset", "dataset": folder, "steps": 2048}
+    report = distilled(**data, on_tick=lambda t: steps.append(t.update.progress.env_steps))
+    assert report.method == "dataset" and report.env_steps == 0 and report.updates == 2048 // 8
+    assert steps == list(range(8, 2048 + 1, 8))
     assert report.retention.value is not None and report.retention.value > 0.9
     said = report.to_dict()
     assert said["config"]["dataset"] == str(folder) and json.dumps(said, allow_nan=False)
-    again = distilled(method="dataset", dataset=str(folder))
-    assert again.student == report.student
+    assert distilled(**{**data, "dataset": str(folder)}).student == report.student
 
 
 def test_a_dataset_stops_at_a_target_too(folder: Path) -> None:

@@ -240,14 +240,14 @@ def test_no_bounds_from_few_episodes() -> None:
 
 
 def test_intervals_cover() -> None:
-    """Retention 0.9 of normal returns, 100 experiments: about 95 % of the intervals hold it."""
+    """Retention 0.9 of normal returns, 60 experiments: about 95 % of the intervals hold it."""
     hits = 0
-    for i in range(100):
+    for i in range(60):
         rng = np.random.default_rng(i)
         s, t, r = (score(rng.normal(mean, 20, 100), seed=k) for k, mean in enumerate((90.0, 100.0, 0.0)))
         kept = retention(s, t, r)
         hits += kept.low is not None and kept.high is not None and kept.low <= 0.9 <= kept.high
-    assert 90 <= hits
+    assert 53 <= hits
 
 
 def test_interval_as_text() -> None:
