@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # Small networks run slower, not faster, on more than one thread.
 ENV := OMP_NUM_THREADS=1
 PYTEST := $(ENV) $(BIN)/python -m pytest -n 2
-DEMO := runs/demo
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-all lint bench clean
@@ -41,9 +41,8 @@ $(VENV)/.developer: $(VENV)/.made pyproject.toml constraints.txt
 comma := ,
 
 demo: $(VENV)/.user
-	@rm -rf $(DEMO)
 	@$(ENV) $(BIN)/policykd distill agents/lunarlander-ppo --hidden 16,16 --out $(DEMO)
-	@echo "look at it:  $(BIN)/tensorboard --logdir $(DEMO)"
+	@echo "look at it: $(BIN)/tensorboard --logdir $(DEMO), then open http://localhost:6006"
 
 test: $(VENV)/.developer
 	@$(PYTEST) -m "not slow"

@@ -1,0 +1,63 @@
+"""The examples of docs/examples run as they are printed, and the README shows no code that does not."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from policykd.recipe import quiet
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = {
+    "quickstart": r"58 of 4,610 parameters: return 500\.0 .*retention 1\.000",
+    "own_loop": r"1000 updates, loss \S+, return (4\d\d|500)\.\d",
+    "custom_loss": r"return (4\d\d|500)\.\d .*retention (0\.9|1\.)",
+    "custom_env": r"4 of [\d,]+ parameters: return -\d\.\d .*retention (0\.9|1\.)",
+    "deploy_sb3": r"the same action in 100\.0% of 1000 states",
+    "from_live_sb3": r"58 of [\d,]+ parameters: return \d+\.\d .*retention (0\.[89]|1\.)",
+}
+"""A line that each prints."""
+
+
+def test_every_example_is_run() -> None:
+    assert set(EXAMPLES) == {path.stem for path in (ROOT / "docs/examples").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "agents").symlink_to(ROOT / "agents")
+    monkeypatch.chdir(tmp_path)
+    with quiet():
+        runpy.run_path(str(ROOT / f"docs/examples/{name}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert re.search(EXAMPLES[name], printed), printed
+    assert {p.name for p in tmp_path.iterdir()} <= {"agents", "runs"}
+
+
+def fenced(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if fenced(path)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_code_in_documents_is_that_of_the_examples(path: Path) -> None:
+    known = [example.read_text() for example in (ROOT / "docs/examples").glob("*.py")]
+    for block in fenced(path):
+        for paragraph in re.split(r"\n\n+", block.strip()):
+            assert any(paragraph in text for text in known), f"in no example:\n{paragraph}"
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
