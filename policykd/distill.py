@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 
 from policykd import students
@@ -36,8 +37,11 @@ __all__ = ["Look", "Tick", "distill", "recipe_for"]
 _WARM_UP = 2048
 """Rows that set the scales (normaliser, values, Q) before the first gradient step."""
 
-_FIRST_LOOK = 4096
-"""Environment steps before a student is first measured against ``until_retention``."""
+_FEW = 20
+"""Episodes that spare a hopeless student a whole selection."""
+
+_FIRST_LOOK = 1024
+"""Environment steps learnt from before a student is first measured against ``until_retention``."""
 
 _REPORT, _SELECT, _CONFIRM = 500_000_000, 1_000_000_000, 1_500_000_000
 """First seeds of the reported, selecting and confirming episodes: they never meet each other or training's."""
@@ -205,6 +209,7 @@ class _Training:
         self.scores = _Scores(recipe, clock)
         self.history: list[dict[str, float]] = []
         self.best: tuple[float, dict[str, Any]] | None = None
+        self.next_look: float = _FIRST_LOOK
         with_value = (
             config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
         )
@@ -250,11 +255,11 @@ class _Training:
         """Cycles until the student is as good as its teacher, the target is met, or the budget or time is spent."""
         target = self.config.until_retention
         for cycle in range(self.config.cycles):
-            for update in self._cycle(cycle):
+            for _ in self._cycle(cycle):
                 if self.config.max_seconds is not None and self.clock.elapsed > self.config.max_seconds:
                     self._look()
                     return "time"
-                if target is not None and self._time_to_look(update) and self._reached(target):
+                if target is not None and self._time_to_look() and self._reached(target):
                     return "target"
             if target is not None and self._reached(target):
                 return "target"
@@ -280,10 +285,12 @@ class _Training:
             self.env_steps = update.progress.env_steps
             yield update
 
-    def _time_to_look(self, update: Update) -> bool:
-        # Looks are a factor of sqrt(2) apart in environment steps: late ones cost no more, relative to what was before.
-        last = self.history[-1]["env_steps"] if self.history else _FIRST_LOOK / 2**0.5
-        return update.progress.env_steps >= last * 2**0.5
+    def _time_to_look(self) -> bool:
+        # Looks are a factor of sqrt(2) apart in steps learnt from: late ones cost no more, relative to what was before.
+        if self.learner.updates * self.config.rows_per_update < self.next_look:
+            return False
+        self.next_look *= 2**0.5
+        return True
 
     def _look(self) -> float:
         """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
@@ -316,8 +323,18 @@ class _Training:
         # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
         return float("-inf") if kept.value is None else kept.value
 
+    def _hopeless(self, target: float) -> bool:
+        """Whether a few episodes already say, by three standard errors, that the target is not met."""
+        student, seed = self.learner.averaged, _SELECT + _SEEDS * self.config.seed
+        few = min(_FEW, self.config.select_episodes)
+        s = self.scores.fresh(student, few, seed).returns
+        t = self.scores("few of teacher", self.teacher, few, seed).returns
+        gap = t.mean() - self.scores("random", None, BLOCK, self._reported).mean
+        short = s - t - (target - 1.0) * gap
+        return bool(np.sign(gap) * short.mean() + 3.0 * short.std() / len(short) ** 0.5 < 0)
+
     def _reached(self, target: float) -> bool:
-        if self._look() < target:
+        if self._hopeless(target) or self._look() < target:
             return False
         seed = _CONFIRM + _SEEDS * self.config.seed + len(self.history) * BLOCK
         student = self.scores.fresh(self.learner.averaged, BLOCK, seed)

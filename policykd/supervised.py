@@ -14,8 +14,8 @@ from policykd.rollouts.collect import Collector
 
 __all__ = ["ROUND", "cosine", "interact", "label", "mixture", "replay"]
 
-ROUND = 32
-"""Vector steps of one round: short against an episode, long against a call."""
+ROUND = 512
+"""Environment steps of one round, over all environments: short against an episode, long against a call."""
 
 Mixture = Callable[[Progress], float]
 
@@ -50,7 +50,7 @@ def interact(
     taken: int = 0,
     clock: Clock | None = None,
 ) -> Iterator[Update]:
-    """Collect a round, add it to the memory, learn from the memory; until ``steps`` environment steps are taken.
+    """Learn from the memory, collect a round, add it to the memory; until ``steps`` environment steps are learnt from.
 
     The budget is overrun by less than one step of every environment, and there is one update for every
     ``config.rows_per_update`` steps taken.
@@ -70,6 +70,7 @@ def interact(
     """
     clock = clock or Clock()
     end, made = done + steps, 0
+    vector_steps = max(1, ROUND // collector.envs.num_envs)
     while True:
         while made < (taken - done) // config.rows_per_update:
             made += 1
@@ -81,8 +82,8 @@ def interact(
             return
         progress = Progress(taken, learner.updates, (taken - done) / steps)
         with clock.phase("collect"):
-            vector_steps = min(ROUND, -(-(end - taken) // collector.envs.num_envs))
-            rollout = collector.collect(vector_steps, learner.averaged, beta(progress))
+            wanted = min(vector_steps, -(-(end - taken) // collector.envs.num_envs))
+            rollout = collector.collect(wanted, learner.averaged, beta(progress))
             memory.add(rollout.batch)
         taken += rollout.steps
 
@@ -118,7 +119,7 @@ def label(collector: Collector, steps: int, student: Policy | None = None, beta:
     """
     taken = 0
     while taken < steps:
-        vector_steps = min(ROUND, -(-(steps - taken) // collector.envs.num_envs))
+        vector_steps = min(ROUND // collector.envs.num_envs + 1, -(-(steps - taken) // collector.envs.num_envs))
         rollout = collector.collect(vector_steps, student, beta)
         taken += rollout.steps
         yield rollout.batch

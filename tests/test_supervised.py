@@ -92,7 +92,7 @@ def test_cosine() -> None:
     [
         ("teacher", lambda b: b == [1.0] * len(b)),
         ("student", lambda b: b == [0.0] * len(b)),
-        ("dagger", lambda b: b[0] == 1.0 and b[-1] == 0.0 and b == sorted(b, reverse=True) and len(set(b)) > 3),
+        ("dagger", lambda b: b[0] == 1.0 and b[-1] == 0.0 and b == sorted(b, reverse=True) and len(set(b)) >= 3),
     ],
 )
 def test_the_mixture_is_asked_before_each_round(method: Method, expected: Callable[[list[float]], bool]) -> None:
@@ -152,18 +152,18 @@ def test_a_second_cycle_goes_on_counting_and_begins_its_fraction_anew() -> None:
     taken = run.memory.added
     second = list(run.cycle(1, steps=1200, done=600, taken=taken))
     assert 1800 <= run.memory.added < 1808
-    assert second[0].progress.env_steps > taken and second[0].progress.fraction < 0.3
+    assert second[0].progress.env_steps > taken and second[0].progress.fraction < 0.5
     assert second[-1].progress.fraction == 1.0
     assert second[0].step == taken // 32 + 1
 
 
 def test_the_memory_is_capped_and_keeps_the_newest() -> None:
-    run = Run(config("teacher", memory=300))
+    run = Run(config("teacher", memory=600))
     list(run.cycle())
-    assert len(run.memory) == 300 and run.memory.added >= 2048
+    assert len(run.memory) == 600 and run.memory.added >= 2048
     whole = Run(config("teacher"))
     list(whole.cycle())
-    newest = whole.memory.all().obs[-300:]
+    newest = whole.memory.all().obs[-600:]
     assert {tuple(r) for r in run.memory.all().obs.tolist()} == {tuple(r) for r in newest.tolist()}
 
 
