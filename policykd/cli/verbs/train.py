@@ -34,8 +34,6 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         reach_here()
     where = recipe.load(args.env)
     asked = where.hyperparams.get(args.algo, {})
-    if not asked:
-        screen.hint(f"{args.env} has no hyper-parameters for {args.algo}: SB3's defaults")
     folder = run_folder(args.out, where.env_id, args.algo)
     if args.dry_run:
         check_vacant(folder)
@@ -85,6 +83,8 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     ]
     screen.table(f"{where.env_id}: {args.algo} trained", ("policy", "return [95 %]", "episodes", "parameters"), figures)
     screen.hint(f"{fields['seconds']['total']:.1f} s, {fields['env_steps']:,} environment steps, {result.stopped_by}")
+    if not asked:
+        screen.hint(f"{args.env} has no hyper-parameters for {args.algo}: these were SB3's defaults")
     screen.hint(f"charts    tensorboard --logdir {folder}")
     screen.hint(f"keep it   policykd promote {folder} NAME")
     return {**fields, "run": str(folder)}
