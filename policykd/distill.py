@@ -227,7 +227,7 @@ class _Training:
             if isinstance(student, students.Student):
                 students.adopt_scales(student, teacher, first)
             objective = loss or default_objective(
-                student.spec.family, first.target, with_value=with_value, value_weight=config.value_weight
+                student.spec, first.target, with_value=with_value, value_weight=config.value_weight
             )
             self.learner = Learner(student, objective, lr=cosine(config.learning_rate), average=config.average or None)
 
