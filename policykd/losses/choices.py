@@ -14,7 +14,7 @@ from torch import Tensor
 
 from policykd.distributions import Bernoulli, Categorical, Distribution, MultiCategorical
 
-__all__ = ["centred", "describe", "legal", "map_choices", "on_legal", "over_row", "paired", "split", "z_scores"]
+__all__ = ["centred", "describe", "legal", "map_choices", "on_legal", "over_row", "split", "z_scores"]
 
 
 def describe(dist: Distribution) -> str:
@@ -47,17 +47,6 @@ def over_row(dist: Distribution, per_choice: list[Tensor]) -> Tensor:
     if isinstance(dist, Bernoulli):
         return per_choice[0].sum(-1)
     return torch.stack(per_choice, -1).sum(-1) if len(per_choice) > 1 else per_choice[0]
-
-
-def paired(student: Distribution, target: Distribution) -> list[tuple[Tensor, Tensor]] | None:
-    """Student's and teacher's logits of each choice; None unless both are one discrete family over the same actions."""
-    left, right = split(student), split(target)
-    if left is None or right is None or type(student) is not type(target):
-        return None
-    own = 2 if isinstance(student, Bernoulli) else 1
-    if [x.shape[-own:] for x in left] != [x.shape[-own:] for x in right]:
-        return None
-    return list(zip(left, right, strict=True))
 
 
 def map_choices(dist: Distribution, f: Callable[[Tensor], Tensor]) -> Distribution | None:

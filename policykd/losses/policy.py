@@ -39,15 +39,15 @@ from torch import Tensor
 from policykd.distributions import (
     Bernoulli,
     Deterministic,
-    DiagGaussian,
     Distribution,
     TanhGaussian,
     kl,
     map_tensors,
     weighted_terms,
 )
-from policykd.errors import DistributionError, UsageError
+from policykd.errors import UsageError
 from policykd.losses import choices, targets
+from policykd.losses.pairs import actions, as_normal, choices_of, normals, refuse
 from policykd.losses.skewed import to_geometric, to_mixture
 from policykd.prediction import Prediction
 
@@ -77,7 +77,7 @@ def forward_kl(student: Prediction, target: Prediction) -> Tensor:
 def reverse_kl(student: Prediction, target: Prediction) -> Tensor:
     """KL(student || teacher), ``[*b]``: the student may leave out what the teacher does, never add to it."""
     s, t = _pair(student, target)
-    pairs = choices.paired(s, t)
+    pairs = choices_of(s, t)
     if pairs is None:
         return kl(s, t)
 
@@ -105,16 +105,16 @@ def jensen_shannon(student: Prediction, target: Prediction, *, beta: float = 0.5
     if not 0 <= beta <= 1:
         raise UsageError("loss.beta", f"beta = {beta}", "a number from 0 (forward KL) to 1 (reverse KL)")
     s, t = _pair(student, target)
-    pairs = choices.paired(s, t)
+    pairs = choices_of(s, t)
     if pairs is not None:
 
         def one(log_q: Tensor, log_p: Tensor, illegal: Tensor) -> Tensor:
             return to_mixture(log_p, log_q, 1 - beta) + to_mixture(log_q, log_p, beta) + illegal
 
         return choices.over_row(s, [one(*choices.on_legal(zs, zt)) for zs, zt in pairs])
-    normal = _normal(s, t)
+    normal = normals(s, t)
     if normal is None:
-        raise _refuse("jensen_shannon", s, t, "one family with a density on both sides", "use mse or huber")
+        raise refuse("jensen_shannon", s, t, "one family with a density on both sides", "use mse or huber")
     q, p = normal
     return to_geometric(p, q, 1 - beta) + to_geometric(q, p, beta)
 
@@ -127,15 +127,15 @@ def hard_nll(student: Prediction, target: Prediction) -> Tensor:
     makes the loss fall without end.
     """
     s, t = _pair(student, target)
-    normal = _normal(s, t)
+    if choices_of(s, t) is not None:
+        return -s.log_prob(t.mode())
+    normal = normals(s, t)
     if isinstance(s, TanhGaussian) and normal is not None:
         # tanh rounds to 1 for a mean beyond 9: the density is taken before that happens.
         return -s.log_prob_before_tanh(normal[1].mean)
-    followed = normal is not None or (isinstance(t, Deterministic) and _actions(s, t) is not None)
-    if choices.paired(s, t) is None and (not followed or isinstance(s, Deterministic)):
-        raise _refuse(
-            "hard_nll", s, t, "a student with a density, and a mode over the same actions", "use mse or huber"
-        )
+    pointed = isinstance(t, Deterministic) and not isinstance(s, Deterministic) and actions(s, t) is not None
+    if normal is None and not pointed:
+        raise refuse("hard_nll", s, t, "a student with a density, and a mode over the same actions", "use mse or huber")
     return -s.log_prob(t.mode())
 
 
@@ -153,9 +153,9 @@ def soft_cross_entropy(student: Prediction, target: Prediction, *, temperature: 
         UsageError: ``loss.temperature`` unless T > 0.
     """
     s, t = _pair(student, target)
-    pairs = choices.paired(s, t)
+    pairs = choices_of(s, t)
     if pairs is None:
-        raise _refuse("soft_cross_entropy", s, t, "one discrete family over the same actions", "use forward_kl or mse")
+        raise refuse("soft_cross_entropy", s, t, "one discrete family over the same actions", "use forward_kl or mse")
     _check_temperature(temperature)
 
     def one(zs: Tensor, zt: Tensor) -> Tensor:
@@ -179,9 +179,9 @@ def standardised_logits(student: Prediction, target: Prediction, *, temperature:
         UsageError: ``loss.temperature`` unless T > 0.
     """
     s, t = _pair(student, target)
-    pairs = choices.paired(s, t)
+    pairs = choices_of(s, t)
     if pairs is None or any(zt.shape[-1] < 3 for _, zt in pairs):
-        raise _refuse(
+        raise refuse(
             "standardised_logits", s, t, "the same choices on both sides, three ways or more", "use forward_kl"
         )
     _check_temperature(temperature)
@@ -254,9 +254,9 @@ def wasserstein2(student: Prediction, target: Prediction) -> Tensor:
     TanhGaussians are compared before tanh, which never stretches: an upper bound on the distance of the squashed laws.
     """
     s, t = _pair(student, target)
-    pair = _normal(s, t) or _normal(_as_normal(s), _as_normal(t))
+    pair = normals(s, t) or normals(as_normal(s), as_normal(t))
     if pair is None:
-        raise _refuse("wasserstein2", s, t, "DiagGaussian, Deterministic, or two TanhGaussians", "use mse or huber")
+        raise refuse("wasserstein2", s, t, "DiagGaussian, Deterministic, or two TanhGaussians", "use mse or huber")
     q, p = pair
     return ((q.mean - p.mean).square() + (q.log_std.exp() - p.log_std.exp()).square()).sum(-1)
 
@@ -265,49 +265,22 @@ def _pair(student: Prediction, target: Prediction) -> tuple[Distribution, Distri
     return student.dist, map_tensors(target.dist, Tensor.detach)
 
 
-def _normal(s: Distribution, t: Distribution) -> tuple[DiagGaussian, DiagGaussian] | None:
-    """The two normal laws (TanhGaussians: before tanh), None for any other pair."""
-    match s, t:
-        case DiagGaussian(), DiagGaussian():
-            pair = s, t
-        case TanhGaussian(), TanhGaussian():
-            pair = s.base, t.base
-        case _:
-            return None
-    return pair if s.mean.shape[-1] == t.mean.shape[-1] else None
-
-
-def _as_normal(dist: Distribution) -> Distribution:
-    if isinstance(dist, Deterministic):
-        return DiagGaussian(dist.action, torch.full_like(dist.action, -torch.inf))
-    return dist
-
-
-def _actions(s: Distribution, t: Distribution) -> tuple[Tensor, Tensor] | None:
-    """Both modes, None unless they are continuous actions in the same units."""
-    continuous = (DiagGaussian, TanhGaussian, Deterministic)
-    if not (isinstance(s, continuous) and isinstance(t, continuous)) or {type(s), type(t)} >= set(continuous[:2]):
-        return None
-    modes = s.mode(), t.mode()
-    return modes if modes[0].shape[-1] == modes[1].shape[-1] else None
-
-
 def _mean_error(
     name: str, student: Prediction, target: Prediction, f: Callable[[Tensor], Tensor], space: Space
 ) -> Tensor:
     s, t = _pair(student, target)
-    pairs = choices.paired(s, t)
+    pairs = choices_of(s, t)
     if isinstance(s, Bernoulli) and isinstance(t, Bernoulli) and pairs is not None:
         free = ~t.logits.isinf()
         return f(torch.where(free, s.logits - torch.where(free, t.logits, 0.0), 0.0)).mean(-1)
     if pairs is not None:
         return choices.over_row(s, [_centred_error(zs, zt, f) for zs, zt in pairs]) / len(pairs)
-    numbers = _actions(s, t)
+    numbers = actions(s, t)
     if numbers is None:
-        raise _refuse(
+        raise refuse(
             name, s, t, "the same actions in the same units on both sides", "build the student from teacher.spec"
         )
-    normal = _normal(s, t)
+    normal = normals(s, t)
     if space == "pre_tanh" and normal is not None:
         numbers = normal[0].mean, normal[1].mean
     return f(numbers[0] - numbers[1]).mean(-1)
@@ -322,8 +295,3 @@ def _centred_error(student: Tensor, teacher: Tensor, f: Callable[[Tensor], Tenso
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise UsageError("loss.temperature", f"a temperature of {temperature}", "more than 0", "use hard_nll")
-
-
-def _refuse(loss: str, student: Distribution, target: Distribution, takes: str, fix: str) -> DistributionError:
-    found = f"{loss} of a student's {choices.describe(student)} and a teacher's {choices.describe(target)}"
-    return DistributionError("loss.pair", found, takes, fix)
