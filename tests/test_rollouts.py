@@ -166,6 +166,8 @@ def test_who_acts_is_drawn_for_each_environment_and_step(beta: float) -> None:
     for seed in range(8):
         assert acted[seeds == seed].mean() == pytest.approx(beta, abs=0.12)
     if 0 < beta < 1:
+        single = [set(collector.collect(1, student, beta).batch.extra["action"].tolist()) for _ in range(40)]
+        assert sum(len(s) == 2 for s in single) > 20, "drawn for each environment"
         same = acted[seeds == 0][1:] == acted[seeds == 0][:-1]
         assert same.double().mean() == pytest.approx(beta**2 + (1 - beta) ** 2, abs=0.15), "drawn anew at each step"
     assert {tuple(r) for b in batch for r in b.target.dist.logits.tolist()} == {(-5.0, 5.0)}, "the teacher labels all"
