@@ -105,7 +105,8 @@ def _bar(what: str) -> Iterator[Report]:
         task = bar.add_task(what, total=None, figures="")
 
         def report(done: int, total: int, figures: Mapping[str, float | None]) -> None:
-            bar.update(task, completed=done, total=total, figures=_figures(figures))
+            now = what if done < total else "measure"
+            bar.update(task, description=now, completed=done, total=total, figures=_figures(figures))
 
         yield report
 
