@@ -124,7 +124,7 @@ def distill(
 
     Args:
         teacher: a Policy, or a path that ``load_teacher`` reads.
-        student: the student to teach, in place; None builds ``students.build(teacher.spec, hidden)``.
+        student: the student to teach, in place; None builds ``students.suited(teacher, hidden)``.
         env: Gymnasium id, path of a recipe, Recipe, or a function that makes an environment; None takes the teacher's.
         config: how; ``changes`` are fields of it, ``distill(..., steps=50_000, seed=1)``.
         loss: objective or pair loss; None takes the family's default (``losses.defaults``).
@@ -144,7 +144,7 @@ def distill(
         teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
         recipe = recipe_for(teacher, env)
         if student is None:
-            student = students.build(teacher.spec, hidden, value=False, seed=config.seed)
+            student = students.suited(teacher, hidden, seed=config.seed)
         _check_student(student.spec, teacher.spec)
         student.origin = replace(
             student.origin,

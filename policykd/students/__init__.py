@@ -6,7 +6,7 @@ Students as SB3 zips are in ``policykd.students.sb3``, the one file here that im
 from __future__ import annotations
 
 from policykd.students.files import load, save
-from policykd.students.kinds import build, cnn, mlp, size_bytes, widest
+from policykd.students.kinds import build, cnn, mlp, size_bytes, suited, widest
 from policykd.students.network import Student
 from policykd.students.normaliser import adopt_scales, copy_normaliser, fit_normaliser, fit_value_units
 from policykd.students.shape import ACTIVATIONS, Shape, parse_budget, parse_hidden
@@ -29,5 +29,6 @@ __all__ = [
     "parse_hidden",
     "save",
     "size_bytes",
+    "suited",
     "widest",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import is_image
-from policykd.prediction import Origin, Spec
+from policykd.prediction import Origin, Policy, Spec
 from policykd.students.network import Student, empty, observed
 from policykd.students.shape import Shape, parse_hidden
 
-__all__ = ["build", "cnn", "mlp", "size_bytes", "widest"]
+__all__ = ["build", "cnn", "mlp", "size_bytes", "suited", "widest"]
 
 _CHANNELS = (16, 32)  # Mnih et al. 2013 (1312.5602)
 
@@ -75,13 +77,29 @@ def build(
     spec: Spec,
     hidden: str | Sequence[int] = (64, 64),
     *,
+    activation: str | None = None,
     value: bool = False,
     seed: int = 0,
     origin: Origin | None = None,
 ) -> Student:
-    """The kind of student that suits the observations: ``cnn`` where there is an image, ``mlp`` otherwise."""
-    kind = cnn if _has_image(spec) else mlp
-    return kind(spec, hidden, value=value, seed=seed, origin=origin)
+    """The kind of student that suits the observations: ``cnn`` where there is an image, ``mlp`` otherwise.
+
+    ``activation=None`` leaves the kind its own.
+    """
+    if _has_image(spec):
+        return cnn(spec, hidden, activation=activation or "relu", value=value, seed=seed, origin=origin)
+    return mlp(spec, hidden, activation=activation or "silu", value=value, seed=seed, origin=origin)
+
+
+def suited(teacher: Policy, hidden: str | Sequence[int] = (64, 64), *, value: bool = False, seed: int = 0) -> Student:
+    """The student that ``distill`` builds when it is given none.
+
+    A student of a tanh teacher is of tanh too: half the error of a SiLU student of the same widths on such teachers.
+    Others get SiLU, which fits ReLU teachers better than ReLU does where the student is the smaller one.
+    """
+    layers = teacher.acting_layers
+    alike = layers is not None and layers.activation is nn.Tanh and not _has_image(teacher.spec)
+    return build(teacher.spec, hidden, activation="tanh" if alike else None, value=value, seed=seed)
 
 
 def _has_image(spec: Spec) -> bool:

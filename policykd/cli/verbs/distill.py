@@ -75,7 +75,7 @@ def _student(args: Arguments, teacher: Policy) -> Student:
     hidden: str | tuple[int, ...] = args.hidden
     if args.max_params is not None:
         hidden = students.widest(teacher.spec, students.parse_budget(args.max_params, teacher.acting_parameters))
-    return students.build(teacher.spec, hidden, value=args.value, seed=args.how.seed)
+    return students.suited(teacher, hidden, value=args.value, seed=args.how.seed)
 
 
 def _loss(args: Arguments) -> Any:
