@@ -41,7 +41,7 @@ class DistillConfig:
     """Environment steps for each gradient step."""
     batch_size: int = 512
     """Rows in one gradient step, drawn uniformly from the memory."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     """Adam's learning rate at the start of a cycle; it falls along a cosine to a fiftieth of that."""
     average: float = 0.999
     """Decay of the moving average of the weights that acts, is measured and is saved; 0 keeps none."""
