@@ -34,7 +34,7 @@ class DistillConfig:
     dataset: str | None = None
     """Folder of a dataset (``policykd label``), for the method of that name: no environment is stepped for training."""
     steps: int | None = None
-    """Environment steps of the first cycle, until the learning rate has decayed; None: 4,000 a number in the spaces."""
+    """Environment steps of the first cycle, until the learning rate has decayed; None: 3,000 a number in the spaces."""
     cycles: int = 3
     """Cycles at most, each twice as long as the last; another begins only while the student is short of its teacher."""
     rows_per_update: int = 8

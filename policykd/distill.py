@@ -49,7 +49,7 @@ _REPORT, _SELECT, _CONFIRM = 500_000_000, 1_000_000_000, 1_500_000_000
 _SEEDS = 10_000
 """Seeds that a run keeps to itself in each of these ranges."""
 
-_STEPS_A_NUMBER = 4_000
+_STEPS_A_NUMBER = 3_000
 """Environment steps of the first cycle for each number in an observation and in an action."""
 
 _AS_GOOD = 0.99
