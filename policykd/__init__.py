@@ -24,6 +24,7 @@ __all__ = [
     "Spec",
     "Update",
     "__version__",
+    "datasets",
     "distill",
     "distributions",
     "errors",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from policykd import distributions, errors, losses, recipe, rollouts, students, teachers
+    from policykd import datasets, distributions, errors, losses, recipe, rollouts, students, teachers
     from policykd.distill import distill
     from policykd.evaluation import evaluate
     from policykd.learner import Learner
