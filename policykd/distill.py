@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 
 from policykd import students
@@ -18,7 +16,6 @@ from policykd.config import DistillConfig
 from policykd.datasets import Ring
 from policykd.datasets import read as read_dataset
 from policykd.errors import SpaceError, UsageError
-from policykd.evaluation import BLOCK, Kept, Score, compare_on, extend, retention
 from policykd.learner import Learner
 from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
@@ -30,6 +27,7 @@ from policykd.recipe import Recipe
 from policykd.recipe import load as load_recipe
 from policykd.report import Measured, Report
 from policykd.rollouts import Collector, make, native
+from policykd.selection import AS_GOOD, SEEDS, Selection
 from policykd.supervised import cosine, interact, mixture, replay
 
 __all__ = ["Look", "Tick", "distill", "recipe_for"]
@@ -37,26 +35,11 @@ __all__ = ["Look", "Tick", "distill", "recipe_for"]
 _WARM_UP = 2048
 """Rows that set the scales (normaliser, values, Q) before the first gradient step."""
 
-_FEW = 20
-"""Episodes that spare a hopeless student a whole selection."""
-
 _FIRST_LOOK = 1024
 """Environment steps learnt from before a student is first measured against ``until_retention``."""
 
-_REPORT, _SELECT, _CONFIRM = 500_000_000, 1_000_000_000, 1_500_000_000
-"""First seeds of the reported, selecting and confirming episodes: they never meet each other or training's."""
-
-_SEEDS = 10_000
-"""Seeds that a run keeps to itself in each of these ranges."""
-
 _STEPS_A_NUMBER = 3_000
 """Environment steps of the first cycle for each number in an observation and in an action."""
-
-_AS_GOOD = 0.99
-"""Retention on the selection episodes from which no further cycle is begun."""
-
-_KEEP = 5_000
-"""Visited observations on which agreement, KL and value error are measured."""
 
 
 def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
@@ -83,29 +66,6 @@ def _width(config: DistillConfig, recipe: Recipe) -> int:
     if config.num_envs is not None:
         return config.num_envs
     return 64 if config.vector == "auto" and native(recipe) else 16
-
-
-class _Scores:
-    """Scores of one policy each on selection or reported seeds, grown on demand and never measured twice."""
-
-    def __init__(self, recipe: Recipe, clock: Clock) -> None:
-        self.recipe, self.clock, self.played = recipe, clock, 0
-        self._known: dict[tuple[str, int], Score] = {}
-
-    def __call__(self, name: str, policy: Policy | None, episodes: int, seed: int, keep: int = 0) -> Score:
-        known = self._known.get((name, seed))
-        if known is None or known.episodes < episodes:
-            with self.clock.phase("evaluate"):
-                self.played += episodes - (known.episodes if known else 0)
-                known = extend(known, policy, self.recipe, episodes, seed=seed, keep=keep)
-            self._known[name, seed] = known
-        return known
-
-    def fresh(self, policy: Policy, episodes: int, seed: int, known: Score | None = None) -> Score:
-        """A score of a policy that will have changed by the next time, or ``known`` grown to more episodes."""
-        self.played += episodes - (known.episodes if known else 0)
-        with self.clock.phase("evaluate"):
-            return extend(known, policy, self.recipe, episodes, seed=seed)
 
 
 def distill(
@@ -205,10 +165,8 @@ class _Training:
         on_look: Callable[[Look], None] | None,
     ) -> None:
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
-        self.on_tick, self.on_look = on_tick, on_look
-        self.scores = _Scores(recipe, clock)
-        self.history: list[dict[str, float]] = []
-        self.best: tuple[float, dict[str, Any]] | None = None
+        self.on_tick = on_tick
+        self.selection = Selection(teacher, recipe, config, clock, on_look)
         self.next_look: float = _FIRST_LOOK
         with_value = (
             config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
@@ -217,7 +175,7 @@ class _Training:
             self.steps = _first_steps(config, teacher.spec)
             envs = make(recipe, _width(config, recipe), config.vector)
             self.collector = Collector(
-                envs, teacher, seed=_SEEDS * config.seed, explore=config.explore, values=with_value
+                envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=with_value
             )
             self.memory = Ring(config.memory, seed=config.seed)
             self.env_steps = 0
@@ -247,23 +205,19 @@ class _Training:
         self.env_steps = rollout.steps
         return rollout.batch
 
-    @property
-    def _reported(self) -> int:
-        return _REPORT + _SEEDS * self.config.seed
-
     def run(self) -> str:
         """Cycles until the student is as good as its teacher, the target is met, or the budget or time is spent."""
         target = self.config.until_retention
         for cycle in range(self.config.cycles):
             for _ in self._cycle(cycle):
                 if self.config.max_seconds is not None and self.clock.elapsed > self.config.max_seconds:
-                    self._look()
+                    self.selection.look(self.learner, self.env_steps)
                     return "time"
                 if target is not None and self._time_to_look() and self._reached(target):
                     return "target"
             if target is not None and self._reached(target):
                 return "target"
-            if target is None and self._look() >= _AS_GOOD:
+            if target is None and self.selection.look(self.learner, self.env_steps) >= AS_GOOD:
                 return "converged"
         return "budget"
 
@@ -292,82 +246,15 @@ class _Training:
         self.next_look *= 2**0.5
         return True
 
-    def _look(self) -> float:
-        """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
-        student, seed = self.learner.averaged, _SELECT + _SEEDS * self.config.seed
-        random = self.scores("random", None, BLOCK, self._reported)
-        episodes = self.config.select_episodes
-        score = self.scores.fresh(student, episodes, seed)
-        while True:
-            teacher = self.scores("teacher", self.teacher, episodes, seed)
-            kept = retention(score, teacher, random)
-            # More episodes only where they decide something: below the mark, but not surely so.
-            unsure = kept.value is not None and kept.high is not None and kept.value < _AS_GOOD < kept.high
-            if not unsure or episodes >= 3 * self.config.select_episodes:
-                break
-            episodes += self.config.select_episodes
-            score = self.scores.fresh(student, episodes, seed, score)
-        self.history.append(
-            {
-                "env_steps": self.env_steps,
-                "updates": self.learner.updates,
-                "return_mean": score.mean,
-                "length_mean": score.mean_length,
-                "retention": kept.value if kept.value is not None else float("nan"),
-            }
-        )
-        if self.best is None or score.mean > self.best[0]:
-            self.best = (score.mean, copy.deepcopy(student.state_dict()))
-        if self.on_look is not None:
-            self.on_look(Look(self.env_steps, self.learner.updates, self.learner, score, teacher, random, kept))
-        # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
-        return float("-inf") if kept.value is None else kept.value
-
-    def _hopeless(self, target: float) -> bool:
-        """Whether a few episodes already say, by three standard errors, that the target is not met."""
-        student, seed = self.learner.averaged, _SELECT + _SEEDS * self.config.seed
-        few = min(_FEW, self.config.select_episodes)
-        s = self.scores.fresh(student, few, seed).returns
-        t = self.scores("few of teacher", self.teacher, few, seed).returns
-        gap = t.mean() - self.scores("random", None, BLOCK, self._reported).mean
-        short = s - t - (target - 1.0) * gap
-        return bool(np.sign(gap) * short.mean() + 3.0 * short.std() / len(short) ** 0.5 < 0)
-
     def _reached(self, target: float) -> bool:
-        if self._hopeless(target) or self._look() < target:
-            return False
-        seed = _CONFIRM + _SEEDS * self.config.seed + len(self.history) * BLOCK
-        student = self.scores.fresh(self.learner.averaged, BLOCK, seed)
-        teacher = self.scores("teacher", self.teacher, BLOCK, seed)
-        confirmed = retention(student, teacher, self.scores("random", None, BLOCK, self._reported))
-        if confirmed.value is None or confirmed.value < target:
-            return False
-        self.best = (float("inf"), copy.deepcopy(self.learner.averaged.state_dict()))
-        return True
+        return self.selection.reached(self.learner, self.env_steps, target)
 
     def report(self, stopped_by: str) -> Report:
         """The student with the best weights, measured beside its teacher on episodes that chose nothing."""
         config, student = self.config, self.learner.student
-        if self.best is not None:
-            student.load_state_dict(self.best[1])
         self.collector.envs.close()
-        played = self.scores.played
-        seed, episodes = self._reported, config.episodes
-        random = self.scores("random", None, max(BLOCK, episodes), seed)
-        while True:
-            mine = self.scores("student", student, episodes, seed, keep=_KEEP)
-            theirs = self.scores("teacher", self.teacher, episodes, seed)
-            kept = retention(mine, theirs, random)
-            if kept.half_width <= config.precision or kept.low is None or episodes >= config.max_episodes:
-                break
-            episodes = min(episodes + BLOCK, config.max_episodes)
-        with self.clock.phase("evaluate"):
-            closeness = (
-                compare_on(mine.obs, student, self.teacher, mine.masks)
-                if mine.obs is not None
-                else Kept(float("nan"), None, None)
-            )
-        seconds = {**self.clock.wall, "total": self.clock.elapsed}
+        played = self.selection.played
+        found = self.selection.finish(student)
         size = students.size_bytes(student) if isinstance(student, students.Student) else None
         return Report(
             kind="distill",
@@ -375,17 +262,17 @@ class _Training:
             method=config.method,
             seed=config.seed,
             stopped_by=stopped_by,
-            teacher=Measured.of(theirs, self.teacher),
-            student=Measured.of(mine, student, size),
-            random=Measured.of(random),
-            retention=kept,
-            kept=closeness,
+            teacher=Measured.of(found.teacher, self.teacher),
+            student=Measured.of(found.student, student, size),
+            random=Measured.of(found.random),
+            retention=found.retention,
+            kept=found.kept,
             env_steps=self.env_steps if config.method != "dataset" else 0,
             updates=self.learner.updates,
             evaluations=played,
-            seconds=seconds,
+            seconds={**self.clock.wall, "total": self.clock.elapsed},
             cpu_seconds=dict(self.clock.cpu),
             config=asdict(config),
-            history=tuple(self.history),
+            history=tuple(self.selection.history),
             policy=student,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gymnasium import spaces
 from toys import CARTPOLE, Balancer, Gates, Lottery, Told
 
 import policykd as kd
-from policykd import datasets, evaluation, students
+from policykd import datasets, evaluation, selection, students
 from policykd.config import DistillConfig
 from policykd.datasets import Ring
 from policykd.errors import CheckpointError, PolicykdError, SpaceError, UnknownNameError, UsageError
@@ -39,7 +38,6 @@ FAST: dict[str, Any] = {
     "max_episodes": 100,
 }
 # The attribute `distill` of the package is the function.
-FRONT: Any = import_module("policykd.distill")
 
 HARD: dict[str, Any] = {**FAST, "steps": 256, "rows_per_update": 64, "learning_rate": 1e-4}
 """A budget that teaches little."""
@@ -138,7 +136,7 @@ def test_numbers_of_the_report(report: Report) -> None:
 def test_what_is_reported_can_be_measured_again(report: Report) -> None:
     """The policy in the report earns what the report says, on the seeds that it was measured on."""
     assert report.policy is not None
-    again = evaluate(report.policy, SHORT, 100, seed=FRONT._REPORT)
+    again = evaluate(report.policy, SHORT, 100, seed=selection.REPORT)
     assert again.mean == report.student.return_mean
     assert (report.policy.origin.env_id, report.policy.origin.gamma) == ("CartPole-v1", 0.99)
     assert dict(report.policy.origin.env_kwargs) == dict(SHORT.env_kwargs)
@@ -199,7 +197,7 @@ def test_action_masks_from_the_first_row_to_the_report() -> None:
 
 def test_seeds_that_choose_are_never_reported(played: list[tuple[str, range]]) -> None:
     report = distilled(until_retention=0.9, cycles=3, seed=3, select_episodes=50)
-    first = {"report": FRONT._REPORT, "select": FRONT._SELECT, "confirm": FRONT._CONFIRM}
+    first = {"report": selection.REPORT, "select": selection.SELECT, "confirm": selection.CONFIRM}
     use: dict[str, set[int]] = {name: set() for name in first}
     for who, seeds in played:
         name = max((n for n in first if first[n] <= seeds[0]), key=lambda n: first[n])
@@ -207,7 +205,7 @@ def test_seeds_that_choose_are_never_reported(played: list[tuple[str, range]]) -
             use[name] |= set(seeds)
     assert all(use.values()) and min(min(s) for s in use.values()) > 1_000_000, "training's seeds are small"
     assert not (use["report"] & use["select"] or use["report"] & use["confirm"] or use["select"] & use["confirm"])
-    reported = sum(len(s) for who, s in played if s[0] < FRONT._SELECT and who == "Student")
+    reported = sum(len(s) for who, s in played if s[0] < selection.SELECT and who == "Student")
     assert reported == report.student.episodes
     chose = sum(len(s) for _, s in played) - report.student.episodes - report.teacher.episodes
     assert report.evaluations == chose
@@ -235,7 +233,7 @@ def test_until_retention_stops_and_confirms(played: list[tuple[str, range]]) -> 
     report = distilled(until_retention=0.8, cycles=20)
     assert report.stopped_by == "target" and report.env_steps < 20 * 4096
     assert report.history[-1]["retention"] >= 0.8
-    confirmed = [(who, s) for who, s in played if s[0] >= FRONT._CONFIRM]
+    confirmed = [(who, s) for who, s in played if s[0] >= selection.CONFIRM]
     assert {"Student", "Balancer"} == {who for who, _ in confirmed}
     assert all(len(s) == 100 for _, s in confirmed), "on 100 fresh episodes"
     steps = [h["env_steps"] for h in report.history]
@@ -244,16 +242,16 @@ def test_until_retention_stops_and_confirms(played: list[tuple[str, range]]) -> 
 
 def test_a_selection_that_is_not_confirmed_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that is good on the selection's episodes and bad on all others never reaches a target."""
-    extend = FRONT.extend
+    extend = selection.extend
 
     def two_faced(score: Any, policy: Any, recipe: Any, episodes: int, *, seed: int = 0, **how: Any) -> Any:
-        if isinstance(policy, students.Student) and seed < FRONT._CONFIRM and seed >= FRONT._SELECT:
+        if isinstance(policy, students.Student) and seed < selection.CONFIRM and seed >= selection.SELECT:
             policy = Balancer()
         elif isinstance(policy, students.Student):
             policy = Balancer(-10.0)
         return extend(score, policy, recipe, episodes, seed=seed, **how)
 
-    monkeypatch.setattr(FRONT, "extend", two_faced)
+    monkeypatch.setattr(selection, "extend", two_faced)
     report = distilled(until_retention=0.95, **HARD)
     assert report.stopped_by == "budget" and all(h["retention"] == 1.0 for h in report.history)
     assert report.retention.value is not None and report.retention.value < 0
@@ -280,18 +278,18 @@ def test_a_teacher_no_better_than_random() -> None:
 
 def test_the_best_by_selection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Selection scores are forged: the second of four looks is the best, so its weights are the ones reported."""
-    extend = FRONT.extend
+    extend = selection.extend
     looks: list[dict[str, torch.Tensor]] = []
     bonus = iter([0.0, 40.0, 20.0, 30.0])
 
     def forged(score: Any, policy: Any, recipe: Any, episodes: int, *, seed: int = 0, **how: Any) -> Any:
         found = extend(score, policy, recipe, episodes, seed=seed, **how)
-        if isinstance(policy, students.Student) and seed >= FRONT._SELECT:
+        if isinstance(policy, students.Student) and seed >= selection.SELECT:
             looks.append({k: v.clone() for k, v in policy.state_dict().items()})
             found.returns[:] = next(bonus)
         return found
 
-    monkeypatch.setattr(FRONT, "extend", forged)
+    monkeypatch.setattr(selection, "extend", forged)
     report = distilled(**{**HARD, "cycles": 4})
     assert len(looks) == 4 and report.policy is not None
     kept = report.policy.state_dict()

@@ -14,7 +14,7 @@ STAIRS = [
     ["__main__"],
     ["cli"],
     ["distill", "frontier"],
-    ["run"],
+    ["run", "selection"],
     ["news", "report"],
     ["compress"],
     ["export"],

@@ -1,0 +1,168 @@
+"""Measuring a student while it learns and when it has learnt: looks, confirmation, report; it never teaches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from policykd.clock import Clock
+from policykd.config import DistillConfig
+from policykd.evaluation import BLOCK, Interval, Kept, Score, compare_on, extend, retention
+from policykd.learner import Learner
+from policykd.news import Look
+from policykd.prediction import Policy
+from policykd.recipe import Recipe
+
+__all__ = ["AS_GOOD", "CONFIRM", "REPORT", "SEEDS", "SELECT", "Reported", "Selection"]
+
+REPORT, SELECT, CONFIRM = 500_000_000, 1_000_000_000, 1_500_000_000
+"""First seeds of the reported, selecting and confirming episodes: they never meet each other or training's."""
+
+SEEDS = 10_000
+"""Seeds that a run keeps to itself in each of these ranges."""
+
+AS_GOOD = 0.99
+"""Retention on the selection episodes at which a student counts as as good as its teacher."""
+
+_FEW = 20
+"""Episodes that spare a hopeless student a whole selection."""
+
+_KEEP = 5_000
+"""Visited observations on which agreement, KL and value error are measured."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What is said of a student in the end, on episodes that chose nothing."""
+
+    student: Score
+    teacher: Score
+    random: Score
+    retention: Interval
+    kept: Kept
+
+
+class Selection:
+    """Plays a student, its teacher and the random policy on seeds of one run, and remembers the best student seen.
+
+    Args:
+        teacher, recipe: who is to be matched, and where.
+        config: episodes, precision and seed.
+        clock: gets the phase ``evaluate``.
+        on_look: called after each selection.
+
+    Attributes:
+        history: one entry a selection, as in report.json.
+        played: episodes played so far.
+    """
+
+    def __init__(
+        self,
+        teacher: Policy,
+        recipe: Recipe,
+        config: DistillConfig,
+        clock: Clock,
+        on_look: Callable[[Look], None] | None = None,
+    ) -> None:
+        self.teacher, self.recipe, self.config, self.clock, self.on_look = teacher, recipe, config, clock, on_look
+        self.history: list[dict[str, float]] = []
+        self.played = 0
+        self._known: dict[tuple[str, int], Score] = {}
+        self._best: tuple[float, dict[str, Any]] | None = None
+
+    def look(self, learner: Learner, env_steps: int) -> float:
+        """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
+        student, seed = learner.averaged, self._first(SELECT)
+        episodes = self.config.select_episodes
+        score = self._fresh(student, episodes, seed)
+        while True:
+            teacher = self._of("teacher", self.teacher, episodes, seed)
+            kept = retention(score, teacher, self._random(BLOCK))
+            # More episodes only where they decide something: below the mark, but not surely so.
+            unsure = kept.value is not None and kept.high is not None and kept.value < AS_GOOD < kept.high
+            if not unsure or episodes >= 3 * self.config.select_episodes:
+                break
+            episodes += self.config.select_episodes
+            score = self._fresh(student, episodes, seed, score)
+        # Retention, not the mean return: two looks may differ in the number of episodes.
+        merit = score.mean if kept.value is None else kept.value
+        self.history.append(
+            {
+                "env_steps": env_steps,
+                "updates": learner.updates,
+                "return_mean": score.mean,
+                "length_mean": score.mean_length,
+                "retention": kept.value if kept.value is not None else float("nan"),
+            }
+        )
+        if self._best is None or merit > self._best[0]:
+            self._best = (merit, copy.deepcopy(student.state_dict()))
+        if self.on_look is not None:
+            self.on_look(Look(env_steps, learner.updates, learner, score, teacher, self._random(BLOCK), kept))
+        # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
+        return float("-inf") if kept.value is None else kept.value
+
+    def reached(self, learner: Learner, env_steps: int, target: float) -> bool:
+        """Whether the student has the retention ``target``: on the selection episodes, and at once on fresh ones."""
+        if self._hopeless(learner.averaged, target) or self.look(learner, env_steps) < target:
+            return False
+        seed = self._first(CONFIRM) + len(self.history) * BLOCK
+        student = self._fresh(learner.averaged, BLOCK, seed)
+        confirmed = retention(student, self._of("teacher", self.teacher, BLOCK, seed), self._random(BLOCK))
+        if confirmed.value is None or confirmed.value < target:
+            return False
+        self._best = (float("inf"), copy.deepcopy(learner.averaged.state_dict()))
+        return True
+
+    def _hopeless(self, student: Policy, target: float) -> bool:
+        """Whether a few episodes already say, by three standard errors, that the target is not met."""
+        few, seed = min(_FEW, self.config.select_episodes), self._first(SELECT)
+        s = self._fresh(student, few, seed).returns
+        t = self._of("few of the teacher", self.teacher, few, seed).returns
+        gap = t.mean() - self._random(BLOCK).mean
+        short = s - t - (target - 1.0) * gap
+        return bool(np.sign(gap) * short.mean() + 3.0 * short.std() / len(short) ** 0.5 < 0)
+
+    def finish(self, student: Policy) -> Reported:
+        """Give ``student`` the best weights seen, and measure it until the interval is as narrow as asked for."""
+        if self._best is not None:
+            student.load_state_dict(self._best[1])
+        seed, episodes = self._first(REPORT), self.config.episodes
+        random = self._random(max(BLOCK, episodes))
+        while True:
+            mine = self._of("student", student, episodes, seed, keep=_KEEP)
+            theirs = self._of("teacher", self.teacher, episodes, seed)
+            found = retention(mine, theirs, random)
+            if found.half_width <= self.config.precision or found.low is None or episodes >= self.config.max_episodes:
+                break
+            episodes = min(episodes + BLOCK, self.config.max_episodes)
+        kept = Kept(float("nan"), None, None)
+        if mine.obs is not None:
+            with self.clock.phase("evaluate"):
+                kept = compare_on(mine.obs, student, self.teacher, mine.masks)
+        return Reported(mine, theirs, random, found, kept)
+
+    def _first(self, purpose: int) -> int:
+        return purpose + SEEDS * self.config.seed
+
+    def _random(self, episodes: int) -> Score:
+        return self._of("random", None, episodes, self._first(REPORT))
+
+    def _of(self, name: str, policy: Policy | None, episodes: int, seed: int, keep: int = 0) -> Score:
+        """The score of a policy that stays as it is: grown on demand, never measured twice."""
+        known = self._known.get((name, seed))
+        if known is None or known.episodes < episodes:
+            known = self._known[name, seed] = self._fresh(policy, episodes, seed, known, keep)
+        return known
+
+    def _fresh(
+        self, policy: Policy | None, episodes: int, seed: int, known: Score | None = None, keep: int = 0
+    ) -> Score:
+        """A score of a policy that will have changed by the next time, or ``known`` grown to more episodes."""
+        self.played += episodes - (known.episodes if known else 0)
+        with self.clock.phase("evaluate"):
+            return extend(known, policy, self.recipe, episodes, seed=seed, keep=keep)
