@@ -21,7 +21,10 @@ Mixture = Callable[[Progress], float]
 
 
 def cosine(peak: float, end: float = 0.02) -> Callable[[Progress], float]:
-    """A learning rate that falls from ``peak`` to ``end * peak`` along half a cosine of a cycle's fraction."""
+    """A learning rate from ``peak`` to ``end * peak`` along half a cosine of a cycle.
+
+    Warm restarts of growing length are those of SGDR (Loshchilov & Hutter 2016, 1608.03983).
+    """
 
     def at(progress: Progress) -> float:
         return peak * (end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(progress.fraction, 1.0))))
