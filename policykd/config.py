@@ -37,7 +37,7 @@ class DistillConfig:
     """Environment steps of the first cycle, until the learning rate has decayed; None: 3,000 a number in the spaces."""
     cycles: int = 3
     """Cycles at most, each twice as long as the last; another begins only while the student is short of its teacher."""
-    rows_per_update: int = 8
+    rows_per_update: int = 10
     """Environment steps for each gradient step."""
     batch_size: int = 512
     """Rows in one gradient step, drawn uniformly from the memory."""
@@ -61,7 +61,7 @@ class DistillConfig:
     """Seeds first weights, environments and draws; the reported episodes depend on it too."""
     until_retention: float | None = None
     """Stop as soon as this retention is reached on selection episodes and confirmed at once on 100 fresh ones."""
-    select_episodes: int = 100
+    select_episodes: int = 50
     """Episodes of each selection (up to three times as many where it is close); their seeds are never reported."""
     episodes: int = 100
     """Reported episodes of teacher, student and random policy, at least."""
