@@ -1,5 +1,8 @@
-"""An environment of your own, that no registry knows: a recipe says how to make it. Saved as envs/corridor.py it works
-for every verb: policykd train envs/corridor.py --algo dqn; policykd distill runs/... --env envs/corridor.py"""
+"""An environment of your own, that no registry knows: a recipe says how to make it.
+
+Saved as envs/corridor.py it works for every verb: policykd train envs/corridor.py --algo ppo --out runs/corridor-ppo,
+then policykd distill runs/corridor-ppo --env envs/corridor.py.
+"""
 
 import tempfile
 from pathlib import Path
@@ -37,11 +40,15 @@ def make(**kwargs: Any) -> gym.Env:
     return Corridor(**kwargs)
 
 
-RECIPE = kd.Recipe("corridor", make_env=make, hyperparams={"ppo": {"n_timesteps": 6_000, "n_steps": 256}})
+RECIPE = kd.Recipe(
+    "corridor",
+    make_env=make,
+    hyperparams={"ppo": dict(n_timesteps=3_000, n_steps=256, learning_rate=2e-3)},
+)
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         train(RECIPE, "ppo", out=Path(folder))
         teacher = kd.load_teacher(folder)
-    report = kd.distill(teacher, env=RECIPE, hidden="linear", steps=5_000)
+    report = kd.distill(teacher, env=RECIPE, hidden="2", steps=5_000, cycles=1)
     print(report)

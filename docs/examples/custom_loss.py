@@ -20,4 +20,4 @@ student = kd.students.mlp(teacher.spec, hidden=(8,), value=True)
 report = kd.distill(teacher, student, loss=loss, steps=10_000)
 print(report)
 
-# The same from a shell, where the file is importable: policykd distill agents/cartpole-ppo --loss custom_loss:confident_kl
+# From a shell that stands beside the file: policykd distill agents/cartpole-ppo --loss custom_loss:confident_kl

@@ -7,7 +7,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import policykd as kd
 
 envs = VecNormalize(make_vec_env("CartPole-v1", n_envs=8, seed=0))
-model = PPO("MlpPolicy", envs, n_steps=64, learning_rate=1e-3, seed=0, device="cpu").learn(20_000)
+model = PPO("MlpPolicy", envs, n_steps=64, batch_size=256, learning_rate=3e-3, seed=0, device="cpu").learn(10_000)
 
 teacher = kd.teachers.from_sb3(model, envs)  # raw observations in, its own copy of weights and statistics
 report = kd.distill(teacher, hidden=(8,), steps=10_000)

@@ -13,6 +13,6 @@ from __future__ import annotations
 
 from policykd.run.folder import Run, check_vacant
 from policykd.run.record import record
-from policykd.run.shelf import promote, shelf_table
+from policykd.run.shelf import promote, shelf_page, shelf_table
 
-__all__ = ["Run", "check_vacant", "promote", "record", "shelf_table"]
+__all__ = ["Run", "check_vacant", "promote", "record", "shelf_page", "shelf_table"]

@@ -22,7 +22,7 @@ from policykd.run.folder import Run, file_hash
 from policykd.teachers.folders import find
 from policykd.teachers.output import slim
 
-__all__ = ["cards", "promote", "shelf_table"]
+__all__ = ["cards", "promote", "shelf_page", "shelf_table"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PROBES = 256
@@ -86,9 +86,7 @@ def promote(
         if not dry_run:
             folder.chmod(0o755)
             folder.rename(shelf / name)
-            write_whole(
-                shelf, {"README.md": _README.format(table=shelf_table(shelf)).encode()}, code="promote.unwritable"
-            )
+            write_whole(shelf, {"README.md": shelf_page(shelf).encode()}, code="promote.unwritable")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in made if dry_run else []:
@@ -192,6 +190,11 @@ def cards(agents_dir: str | Path) -> dict[str, dict[str, Any]]:
             ) from None
         found[path.parent.name] = card
     return found
+
+
+def shelf_page(agents_dir: str | Path) -> str:
+    """The shelf's README: its table, and what the columns mean."""
+    return _README.format(table=shelf_table(agents_dir))
 
 
 def shelf_table(agents_dir: str | Path) -> str:
