@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from policykd.cli import main
 from policykd.run import Run
 
-STEPS = 6_000
+STEPS = 2_100
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the command line that looks at its student several times."""
     place = tmp_path_factory.mktemp("tensorboard")
     agent = write_balancer(place, sharpness=3.0)
-    flags = ["--hidden", "6", "--steps", str(STEPS), "--cycles", "1", "--value", "--until-retention", "2", "--quiet"]
+    # Few updates, so that the first of two cycles ends short of the teacher; few environments, so that episodes end.
+    flags = ["--hidden", "6", "--value", "--steps", str(STEPS), "--cycles", "2", "--rows-per-update", "48"]
+    flags += ["--batch-size", "64", "--num-envs", "6", "--quiet"]
     assert main(["distill", str(agent), *flags, "--out", str(place / "run")]) == 0
     return place / "run"
 
@@ -48,11 +50,11 @@ def test_the_x_axis_is_environment_steps(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     steps = [step for step, _ in points(folder, "student", "train/loss")]
     assert steps == sorted(set(steps))
-    assert STEPS / 2 < steps[-1] <= report["env_steps"]
+    assert 2 * STEPS < steps[-1] <= report["env_steps"]
     looks = points(folder, "student", "eval/mean_reward")
     assert [step for step, _ in looks] == [look["env_steps"] for look in report["history"]]
     assert [value for _, value in looks] == pytest.approx([look["return_mean"] for look in report["history"]])
-    assert len(looks) > 1
+    assert len(looks) == 2
 
 
 @pytest.mark.parametrize(("series", "kept"), [("teacher", 1.0), ("random", 0.0)])
@@ -75,7 +77,7 @@ def test_agreement_and_learning_rate_move_as_they_should(folder: Path) -> None:
     assert 0 <= min(agreement) <= max(agreement) <= 1
     assert agreement[-1] > 0.6
     rates = [value for _, value in points(folder, "student", "train/learning_rate")]
-    assert rates[0] > 10 * rates[-1]
+    assert max(rates) > 10 * rates[-1]
     assert all(fps > 0 for _, fps in points(folder, "student", "time/fps"))
 
 
