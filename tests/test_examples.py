@@ -1,4 +1,4 @@
-"""The examples of docs/examples run as they are printed, and the README shows no code that does not."""
+"""The examples of docs/examples, run as they are printed."""
 
 from __future__ import annotations
 
@@ -37,27 +37,3 @@ def test_example(
     printed = capsys.readouterr().out
     assert re.search(EXAMPLES[name], printed), printed
     assert {p.name for p in tmp_path.iterdir()} <= {"agents", "runs"}
-
-
-def fenced(path: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-
-
-DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if fenced(path)]
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_code_in_documents_is_that_of_the_examples(path: Path) -> None:
-    known = [example.read_text() for example in (ROOT / "docs/examples").glob("*.py")]
-    for block in fenced(path):
-        for paragraph in re.split(r"\n\n+", block.strip()):
-            assert any(paragraph in text for text in known), f"in no example:\n{paragraph}"
-
-
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/*.md"))]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
