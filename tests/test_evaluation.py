@@ -18,7 +18,7 @@ from policykd.distributions import Categorical, Deterministic, DiagGaussian, Dis
 from policykd.errors import UsageError
 from policykd.evaluation import Interval, Score, compare_on, evaluate, extend, retention, student_t_interval
 from policykd.prediction import EnvWrapper, Policy, Prediction, Spec
-from policykd.rollouts import play
+from policykd.rollouts import native, play
 
 PENDULUM = recipe.load("Pendulum-v1")
 
@@ -104,7 +104,15 @@ def test_a_native_vector_plays_each_slots_first_episode() -> None:
         total += reward * live
         live &= ~(terminated | truncated)
     assert score.returns.tolist() == total.tolist()
-    assert kd.rollouts.vector.native(found)
+    assert native(found)
+
+
+@pytest.mark.parametrize("limit", [1, 60])
+def test_a_time_limit_ends_an_episode_in_a_native_vector_too(limit: int) -> None:
+    cut = kd.Recipe("CartPole-v1", env_kwargs={"max_episode_steps": limit})
+    assert native(cut)
+    found = evaluate(Balancer(), cut, 20)
+    assert set(found.returns.tolist()) == {float(limit)} and set(found.lengths.tolist()) == {limit}
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "sync CartPole"])
