@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from policykd.losses import compose, policy, targets, value, weights
+from policykd.losses import bounded, compose, policy, targets, value, weights
+from policykd.losses.bounded import bounded_wasserstein2
 from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective, on_rows, on_target, weighted
 from policykd.losses.policy import (
     centred_q,
@@ -42,6 +43,8 @@ __all__ = [
     "Weighted",
     "advantage_weight",
     "as_objective",
+    "bounded",
+    "bounded_wasserstein2",
     "centred_q",
     "compose",
     "confidence_weight",
