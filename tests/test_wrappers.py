@@ -1,4 +1,4 @@
-"""Wrappers of old agents: what they append, in which order, and what they refuse (TimeFeature: tests/test_recipe.py)."""
+"""Wrappers of old agents: what they append, in which order, what they refuse (TimeFeature: tests/test_recipe.py)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def test_goals_stand_behind_the_observation() -> None:
     env = FlattenGoal(_Goals())
     obs, _ = env.reset()
     assert obs.tolist() == [1, 2, 3, 4, 5] and env.observation_space.shape == (5,)
+    assert isinstance(env.observation_space, spaces.Box)
     assert env.observation_space.low.tolist() == [-np.inf] * 3 + [-5, -5]
 
 
