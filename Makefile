@@ -4,7 +4,7 @@
 #   make test-all   the slow ones too
 #   make lint       ruff, the formatter and mypy
 #   make bench      the tables of docs/benchmarks.md
-#   make clean      removes what the others made
+#   make clean      removes what the others made, never your own runs
 # PIP_EXTRA_ARGS goes to pip as it is (a CPU-only index for torch, say).
 
 PYTHON ?= python3
@@ -56,9 +56,9 @@ lint: $(VENV)/.developer
 	@$(BIN)/mypy
 
 bench: $(VENV)/.developer
-	@for script in tests/benchmarks/bench_*.py; do $(ENV) $(BIN)/python $$script || exit 1; done
+	@for script in retention speed; do $(ENV) $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +
-	find runs -mindepth 1 -maxdepth 1 -not -name README.md -exec rm -rf {} +
+	rm -rf runs/demo-*
