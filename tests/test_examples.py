@@ -15,7 +15,7 @@ EXAMPLES = {
     "quickstart": r"58 of 4,610 parameters: return 500\.0 .*retention 1\.000",
     "own_loop": r"1000 updates, loss \S+, return (4\d\d|500)\.\d",
     "custom_loss": r"return (4\d\d|500)\.\d .*retention (0\.9|1\.)",
-    "custom_env": r"4 of [\d,]+ parameters: return -\d\.\d .*retention (0\.9|1\.)",
+    "custom_env": r"\d+ of [\d,]+ parameters: return -\d\.\d .*retention (0\.9|1\.)",
     "deploy_sb3": r"the same action in 100\.0% of 1000 states",
     "from_live_sb3": r"58 of [\d,]+ parameters: return \d+\.\d .*retention (0\.[89]|1\.)",
 }
