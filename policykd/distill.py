@@ -219,6 +219,10 @@ class _Training:
                 return "target"
             if target is None and self.selection.look(self.learner, self.env_steps) >= AS_GOOD:
                 return "converged"
+        seen = self.selection.history[-1]["updates"] if self.selection.history else None
+        if seen != self.learner.updates:
+            # Too far from its target to be looked at, and yet the newest student may be the best there is.
+            self.selection.look(self.learner, self.env_steps)
         return "budget"
 
     def _cycle(self, cycle: int) -> Iterator[Update]:

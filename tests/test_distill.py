@@ -240,6 +240,14 @@ def test_until_retention_stops_and_confirms(played: list[tuple[str, range]]) -> 
     assert all(b >= a * 2**0.5 - 1 for a, b in zip(steps, steps[1:], strict=False)), "looks get rarer"
 
 
+def test_a_student_out_of_its_targets_reach_is_still_looked_at_when_the_budget_ends() -> None:
+    report = distilled(until_retention=2.0)
+    assert report.stopped_by == "budget"
+    assert report.history[-1]["updates"] == report.updates
+    # The averaged student was looked at and is reported; without a look the raw one would be.
+    assert report.retention.value == pytest.approx(distilled().retention.value)
+
+
 def test_a_selection_that_is_not_confirmed_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that is good on the selection's episodes and bad on all others never reaches a target."""
     extend = selection.extend
