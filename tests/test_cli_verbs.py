@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cartpole_agent import write_balancer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from policykd import datasets
 from policykd.cli import main
@@ -323,7 +324,9 @@ def test_label_and_learn_from_it(agent: Path, tmp_path: Path, capsys: Any) -> No
     assert capsys.readouterr().err.endswith("[dataset.exists]\n")
     flags = [*TINY, "--method", "dataset", "--dataset", out, "--episodes", "10", "--select-episodes", "10"]
     said = spoken(capsys, "distill", agent, *flags, "--out", tmp_path / "r")
-    assert said["method"] == "dataset" and said["updates"] > 0
+    assert said["method"] == "dataset" and said["updates"] > 0 and said["env_steps"] == 0
+    points = EventAccumulator(str(tmp_path / "r" / "student")).Reload().Scalars("final/retention")
+    assert [p.step for p in points] == [said["history"][-1]["env_steps"]], "not at the beginning of the curves"
 
 
 def test_doctor_knows_what_is_missing(monkeypatch: Any, capsys: Any) -> None:

@@ -67,7 +67,9 @@ class Charts:
 
     def conclude(self, report: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """The end of a distillation: lines drawn to the last step, the comparison as a text, and hparams."""
-        step, mine = report["env_steps"], report["student"]
+        # A dataset's run steps no environment, but its curves count the steps that its updates stand for.
+        looks = [look["env_steps"] for look in report.get("history", ())]
+        step, mine = max(report["env_steps"], *looks, 0), report["student"]
         for series, retention in (("teacher", 1.0), ("random", 0.0)):
             lines = {tag: report[series]["return_mean"] for tag in ("eval/mean_reward", "rollout/ep_rew_mean")}
             missing = {t: v for t, v in lines.items() if (series, t) not in self._references}
