@@ -35,7 +35,7 @@ $(VENV)/.user: $(VENV)/.made pyproject.toml constraints.txt
 	$(call install,envs)
 
 $(VENV)/.developer: $(VENV)/.made pyproject.toml constraints.txt
-	$(call install,contrib$(comma)dev$(comma)envs$(comma)minari$(comma)mujoco)
+	$(call install,contrib$(comma)dev$(comma)envs$(comma)minari$(comma)mujoco$(comma)plots$(comma)trees)
 	@touch $(VENV)/.user
 
 comma := ,
