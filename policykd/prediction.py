@@ -25,6 +25,7 @@ __all__ = [
     "Batch",
     "EnvWrapper",
     "Family",
+    "Many",
     "Obs",
     "Origin",
     "Policy",
@@ -386,3 +387,19 @@ class Policy(nn.Module, ABC):
             action = dist.mode() if deterministic else dist.sample(self._generator)
         actions = self.spec.to_env(action)
         return (actions if batched else actions[0]), said.state
+
+
+class Many(Policy, ABC):
+    """Several policies of one spec in one: asked as a whole, its predictions have a first dimension of members."""
+
+    @property
+    @abstractmethod
+    def members(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def answer(self, obs: Obs, who: Tensor) -> Prediction:
+        """What member ``who[i]`` says about row i: ``[n, ...]`` and ``[n]`` (long) to leading dimensions ``[n]``.
+
+        Values, Q and features are left out.
+        """
