@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from policykd.errors import DistributionError
+from policykd.fused import categorical_kl
 
 __all__ = [
     "Bernoulli",
@@ -278,6 +279,12 @@ Distribution = Categorical | MultiCategorical | Bernoulli | DiagGaussian | TanhG
 D = TypeVar("D", bound=Distribution)
 
 
+def _taught(p: Tensor, q: Tensor) -> bool:
+    """Whether q learns from rows of p: the case that is worth a gradient of its own."""
+    learns = q.requires_grad and not p.requires_grad and torch.is_grad_enabled()
+    return learns and q.dim() >= p.dim() >= 2 and q.shape[q.dim() - p.dim() :] == p.shape
+
+
 def _kl_log_probs(p: Tensor, q: Tensor) -> Tensor:
     return weighted_terms(p.exp(), p - q)
 
@@ -298,6 +305,8 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
     """
     match p, q:
         case Categorical(), Categorical() if p.logits.shape[-1] == q.logits.shape[-1]:
+            if _taught(p.logits, q.logits):
+                return categorical_kl(p.logits, q.logits)
             return _kl_log_probs(p.log_probs, q.log_probs).sum(-1)
         case MultiCategorical(), MultiCategorical() if p.nvec == q.nvec:
             pairs = zip(p.factors, q.factors, strict=True)

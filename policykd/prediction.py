@@ -6,7 +6,7 @@ All tensors of a Prediction share their leading dimensions ``*b`` (students x ti
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -23,6 +23,7 @@ __all__ = [
     "FAMILIES",
     "ActingLayers",
     "Batch",
+    "Blocks",
     "EnvWrapper",
     "Family",
     "Many",
@@ -48,6 +49,8 @@ Family: TypeAlias = Literal[
     "tanh_deterministic",
 ]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+Blocks: TypeAlias = list[tuple[int, list[nn.Parameter]]]
+"""Parameters in blocks, with how many members the first dimension of each tensor of a block counts."""
 Obs: TypeAlias = Tensor | dict[str, Tensor]
 
 
@@ -403,3 +406,11 @@ class Many(Policy, ABC):
 
         Values, Q and features are left out.
         """
+
+    @abstractmethod
+    def blocks(self) -> Blocks:
+        """The trained parameters; the blocks' members are all members, in their order."""
+
+    @abstractmethod
+    def kept(self, members: Sequence[int]) -> Many:
+        """Some of the members, in ascending order, with numbers of their own."""

@@ -13,6 +13,9 @@ from policykd.distributions import DiagGaussian, weighted_terms
 
 __all__ = ["to_geometric", "to_mixture"]
 
+_TINY = torch.finfo(torch.float32).tiny
+"""A smaller alpha is 0: float32 cannot divide by it."""
+
 
 def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     """KL(a || (1 - alpha) a + alpha b) / alpha, nats, ``[*b]``.
@@ -24,7 +27,7 @@ def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
         log_a, log_b: normalised log-probabilities, ``[*b, a]``; -inf on the same actions or nowhere for alpha = 1.
         alpha: from 0 to 1.
     """
-    if alpha == 0:
+    if alpha < _TINY:
         return torch.zeros_like(log_a[..., 0] + log_b[..., 0])
     a, b = log_a.exp(), log_b.exp()
     if alpha == 1:
@@ -43,7 +46,7 @@ def to_geometric(a: DiagGaussian, b: DiagGaussian, alpha: float) -> Tensor:
         a, b: normal laws of one width.
         alpha: from 0 to 1.
     """
-    if alpha == 0:
+    if alpha < _TINY:
         return torch.zeros_like(a.mean + b.mean).sum(-1)
     precision = torch.exp(-2.0 * b.log_std)
     of_g = (1 - alpha) * torch.exp(-2.0 * a.log_std) + alpha * precision

@@ -20,11 +20,12 @@ from policykd.distributions import (
     TanhGaussian,
 )
 from policykd.errors import SpaceError
+from policykd.fused import dense as dense_rows
 from policykd.networks import dense, flat_width, is_image, normalise, preprocess
 from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
 from policykd.students.shape import ACTIVATIONS, Shape
 
-__all__ = ["Student", "empty", "observed"]
+__all__ = ["Student", "distribution_of", "empty", "observed"]
 
 _LOG_STD_LOW, _LOG_STD_HIGH = -20.0, 2.0  # SB3's SAC actor clamps here too
 _OUTPUT_GAIN = 0.01  # a fresh student is close to uniform (or to the middle), whatever it sees
@@ -119,6 +120,33 @@ class _Encoder(nn.Module):
         return self.conv(x.reshape(-1, *x.shape[-3:])).reshape(*x.shape[:-3], -1)
 
 
+def distribution_of(spec: Spec, out: Tensor, log_std: Tensor | None, clip_mean: float | None = None) -> Distribution:
+    """The distribution that a network's outputs stand for.
+
+    Args:
+        out: logits, mean or action before tanh, ``[*b, spec.action_width]``.
+        log_std: of the normal families, ``[*b, d]`` or what expands to it.
+        clip_mean: bound of a tanh_gaussian's mean.
+    """
+    match spec.family:
+        case "categorical":
+            return Categorical(out)
+        case "multi_categorical":
+            return MultiCategorical(out, tuple(int(n) for n in spec.action_space.nvec.reshape(-1)))  # type: ignore[attr-defined]
+        case "bernoulli":
+            return Bernoulli(out)
+        case "diag_gaussian":
+            return DiagGaussian(out, log_std.expand_as(out))  # type: ignore[union-attr]
+        case "tanh_gaussian":
+            if clip_mean is not None:
+                out = out.clamp(-clip_mean, clip_mean)
+            return TanhGaussian(out, log_std.clamp(_LOG_STD_LOW, _LOG_STD_HIGH))  # type: ignore[union-attr]
+        case "deterministic":
+            return Deterministic(out)
+        case "tanh_deterministic":
+            return Deterministic(torch.tanh(out))
+
+
 @final
 class Student(Policy):
     """A small policy that can be trained, saved and shipped.
@@ -189,13 +217,8 @@ class Student(Policy):
 
     def forward(self, obs: Obs, state: Any = None, start: Tensor | None = None, *, values: bool = True) -> Prediction:
         """Prediction for raw observations ``[*b, ...]``; ``features["torso"]`` is ``[*b, hidden[-1]]``."""
-        seen = normalise(obs, self.normaliser)
-        if isinstance(seen, dict):
-            parts = [encoder(seen[key]) for key, encoder in zip(self._keys, self.encoders, strict=True)]  # type: ignore[index]
-            x = torch.cat(parts, -1)
-        else:
-            x = self.encoders[0](seen)
-        torso = self.torso(x)
+        x = self.encode(obs)
+        torso = self._torso(x)
         dist = self._distribution(torso)
         if not values:
             return Prediction(dist)
@@ -204,25 +227,23 @@ class Student(Policy):
             value = self.value_units[0] + self.value_units[1] * self.value_head(torso).squeeze(-1)
         return Prediction(dist, value, features={"torso": torso})
 
+    def encode(self, obs: Obs) -> Tensor:
+        """Raw observations ``[*b, ...]`` as the torso reads them, ``[*b, width]``."""
+        seen = normalise(obs, self.normaliser)
+        if isinstance(seen, dict):
+            parts = [encoder(seen[key]) for key, encoder in zip(self._keys, self.encoders, strict=True)]  # type: ignore[index]
+            return torch.cat(parts, -1)
+        return self.encoders[0](seen)
+
+    def _torso(self, x: Tensor) -> Tensor:
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self.torso):
+            return self.torso(x)  # whoever listens to single layers hears them
+        linears = [m for m in self.torso if isinstance(m, nn.Linear)]
+        return dense_rows(x, [m.weight for m in linears], [m.bias for m in linears], ACTIVATIONS[self.shape.activation])
+
     def _distribution(self, torso: Tensor) -> Distribution:
-        out = self.action_head(torso)
-        match self.spec.family:
-            case "categorical":
-                return Categorical(out)
-            case "multi_categorical":
-                return MultiCategorical(out, tuple(int(n) for n in self.spec.action_space.nvec.reshape(-1)))  # type: ignore[attr-defined]
-            case "bernoulli":
-                return Bernoulli(out)
-            case "diag_gaussian":
-                return DiagGaussian(out, self.log_std.expand_as(out))  # type: ignore[union-attr, operator]
-            case "tanh_gaussian":
-                if self.shape.clip_mean is not None:
-                    out = out.clamp(-self.shape.clip_mean, self.shape.clip_mean)
-                return TanhGaussian(out, self.log_std(torso).clamp(_LOG_STD_LOW, _LOG_STD_HIGH))  # type: ignore[operator, misc]
-            case "deterministic":
-                return Deterministic(out)
-            case "tanh_deterministic":
-                return Deterministic(torch.tanh(out))
+        spread = self.log_std(torso) if isinstance(self.log_std, nn.Linear) else self.log_std
+        return distribution_of(self.spec, self.action_head(torso), spread, self.shape.clip_mean)
 
     @property
     def acting_layers(self) -> ActingLayers:

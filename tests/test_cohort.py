@@ -1,0 +1,246 @@
+"""A cohort's members learn and act exactly as each would alone."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from policykd import losses, students
+from policykd.distributions import Categorical, Deterministic, kl
+from policykd.errors import UsageError
+from policykd.fused import categorical_kl, dense
+from policykd.learner import Learner, reduce_rows
+from policykd.prediction import Batch, Prediction, Spec
+from policykd.students import Cohort, Student
+
+BOX = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+TWO = spaces.Box(-1.0, 2.0, (2,), np.float32)
+SPECS = {
+    "categorical": Spec(BOX, spaces.Discrete(3), "categorical"),
+    "multi_categorical": Spec(BOX, spaces.MultiDiscrete([2, 3]), "multi_categorical"),
+    "bernoulli": Spec(BOX, spaces.MultiBinary(2), "bernoulli"),
+    "diag_gaussian": Spec(BOX, TWO, "diag_gaussian"),
+    "tanh_gaussian": Spec(BOX, TWO, "tanh_gaussian"),
+    "tanh_deterministic": Spec(BOX, TWO, "tanh_deterministic"),
+    "deterministic": Spec(BOX, TWO, "deterministic"),
+}
+HIDDEN = [(), (), (4,), (8, 6), (8, 6), (8, 6)]
+
+
+def made(spec: Spec, activation: str = "tanh") -> list[Student]:
+    found = [students.mlp(spec, h, activation=activation, seed=i) for i, h in enumerate(HIDDEN)]
+    for s in found:
+        students.fit_normaliser(s, 3 * torch.randn(50, 5, generator=torch.Generator().manual_seed(1)) + 1)
+    return found
+
+
+def batches(spec: Spec, count: int, rows: int = 16) -> list[Batch]:
+    teacher = students.mlp(spec, (7,), seed=99)
+    generator = torch.Generator().manual_seed(0)
+    for p in teacher.action_head.parameters():
+        p.data.mul_(50.0)
+    obs = [3 * torch.randn(rows, 5, generator=generator) for _ in range(count)]
+    return [Batch(o, teacher.label(o)) for o in obs]
+
+
+def tensors(said: Prediction) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    said.map(lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
+    return found
+
+
+def loss_of(spec: Spec) -> Any:
+    return losses.wasserstein2 if spec.family in ("diag_gaussian", "tanh_gaussian") else losses.mse
+
+
+@pytest.mark.parametrize("family", SPECS)
+def test_members_say_what_they_say_alone(family: str) -> None:
+    spec, obs = SPECS[family], torch.randn(9, 5)
+    alone = made(spec)
+    cohort = Cohort(alone)
+    assert cohort.members == 6 and cohort.acting_parameters == sum(s.acting_parameters for s in alone)
+    together = tensors(cohort(obs))
+    for i, student in enumerate(alone):
+        for ours, theirs in zip(together, tensors(student(obs, values=False)), strict=True):
+            torch.testing.assert_close(ours[i], theirs)
+    who = torch.tensor([5, 0, 2, 2, 1, 3, 5, 0, 4])
+    answers = tensors(cohort.answer(obs, who))
+    for row, i in enumerate(who.tolist()):
+        for ours, theirs in zip(answers, tensors(alone[i](obs, values=False)), strict=True):
+            torch.testing.assert_close(ours[row], theirs[row])
+
+
+@pytest.mark.parametrize("family", SPECS)
+@pytest.mark.parametrize("activation", ["tanh", "silu", "relu", "gelu"])
+def test_members_learn_what_they_learn_alone(family: str, activation: str) -> None:
+    spec = SPECS[family]
+    if activation != "tanh" and family not in ("categorical", "tanh_gaussian"):
+        pytest.skip("activations and families are independent")
+    alone, data = made(spec, activation), batches(spec, 30)
+    loss = losses.forward_kl if spec.discrete else loss_of(spec)
+    together = Learner(Cohort(alone), loss, lr=0.02, average=0.9)
+    singles = [Learner(s, loss, lr=0.02, average=0.9) for s in alone]
+    for batch in data:
+        update = together.step(batch)
+        each = [single.step(batch) for single in singles]
+        torch.testing.assert_close(update.loss, torch.stack([u.loss for u in each]), rtol=2e-3, atol=1e-5)
+        norms = torch.stack([u.grad_norm for u in each])  # type: ignore[misc]
+        torch.testing.assert_close(update.grad_norm, norms, rtol=2e-3, atol=1e-5)
+    cohort, averaged = together.student, together.averaged
+    assert isinstance(cohort, Cohort) and isinstance(averaged, Cohort)
+    for i, single in enumerate(singles):
+        for who, mine in ((cohort, single.student), (averaged, single.averaged)):
+            for name, p in mine.state_dict().items():
+                torch.testing.assert_close(who.member(i).state_dict()[name], p, rtol=5e-3, atol=5e-4)
+
+
+def test_those_who_stay_go_on_as_if_the_others_had_never_been_there() -> None:
+    spec = SPECS["tanh_gaussian"]
+    data = batches(spec, 20)
+    together, fewer = (Learner(Cohort(made(spec)), losses.wasserstein2, lr=0.02, average=0.9) for _ in range(2))
+    for batch in data[:10]:
+        together.step(batch)
+        fewer.step(batch)
+    keep = [0, 3, 5]
+    fewer = fewer.kept(keep)
+    for batch in data[10:]:
+        theirs = together.step(batch).loss[keep]
+        torch.testing.assert_close(fewer.step(batch).loss, theirs, rtol=1e-4, atol=1e-6)
+    assert fewer.updates == 20 and isinstance(fewer.student, Cohort) and fewer.student.members == 3
+    with pytest.raises(UsageError, match=r"learner\.members"):
+        Learner(made(spec)[0], losses.wasserstein2).kept([0])
+
+
+def test_a_parametric_loss_stays_when_members_go() -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, student: Prediction, target: Prediction) -> torch.Tensor:
+            return losses.forward_kl(student, target) * self.scale
+
+    spec = SPECS["categorical"]
+    learner = Learner(Cohort(made(spec)), Scaled(), lr=0.02)
+    data = batches(spec, 2)
+    learner.step(data[0])
+    first = learner._optimizer.mean[-1].clone()
+    less = learner.kept([1, 4])
+    assert less._optimizer.mean[-1] == first != 0
+    less.step(data[1])
+
+
+def test_masks_and_weights_count_for_every_member() -> None:
+    rows = torch.arange(6.0).reshape(2, 3)
+    assert reduce_rows(rows, None, None, members=True).tolist() == [1.0, 4.0]
+    mask, weight = torch.tensor([True, False, True]), torch.tensor([1.0, 5.0, 2.0])
+    assert reduce_rows(rows, weight, mask, members=True).tolist() == [2.0, (3 + 10) / 2]
+    assert reduce_rows(rows, None, torch.zeros(3, dtype=torch.bool), members=True).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: students.mlp(s.spec, (4,), value=True),
+        lambda s: students.mlp(SPECS["bernoulli"], (4,)),
+        lambda s: students.mlp(s.spec, (4,)),  # without the normaliser
+    ],
+)
+def test_who_does_not_fit_is_refused(change: Any) -> None:
+    student = made(SPECS["categorical"])[0]
+    with pytest.raises(UsageError, match=r"cohort\.students"):
+        Cohort([student, change(student)])
+    with pytest.raises(UsageError, match="nobody"):
+        Cohort([])
+
+
+@pytest.mark.parametrize("activation", [torch.nn.Tanh, torch.nn.SiLU, torch.nn.ReLU])
+@pytest.mark.parametrize("members", [0, 3])
+def test_written_gradients_are_those_of_the_plain_layers(activation: type[torch.nn.Module], members: int) -> None:
+    torch.manual_seed(0)
+    lead = (members,) if members else ()
+    x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    weights = [torch.randn(*lead, 4, 5).double(), torch.randn(*lead, 6, 4).double()]
+    biases = [torch.randn(*lead, 4).double(), torch.randn(*lead, 6).double()]
+    given = [x, *(t.requires_grad_() for t in weights + biases)]
+
+    def plain(x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
+        for w, b in zip(layers[:2], layers[2:], strict=True):
+            x = activation()(torch.matmul(x, w.mT) + (b.unsqueeze(1) if members else b))
+        return x
+
+    fast = dense(x, weights, biases, activation)
+    torch.testing.assert_close(fast, plain(*given), rtol=1e-6, atol=1e-6)
+    noise = torch.randn_like(fast)
+    ours = torch.autograd.grad((fast * noise).sum(), given)
+    theirs = torch.autograd.grad((plain(*given) * noise).sum(), given)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(partial(_dense, activation), given, eps=1e-6, atol=1e-4)
+
+
+def _dense(activation: type[torch.nn.Module], x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
+    return dense(x, layers[:2], layers[2:], activation)
+
+
+def test_whoever_listens_to_a_layer_hears_it() -> None:
+    student = made(SPECS["categorical"])[3]
+    heard = []
+    student.torso[1].register_forward_hook(lambda module, args, out: heard.append(out))
+    student(torch.randn(4, 5))
+    assert len(heard) == 1 and heard[0].shape == (4, 8)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_the_kl_of_a_taught_categorical_is_the_plain_one(lead: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    p = 3 * torch.randn(6, 4, dtype=torch.float64)
+    p[0, 1] = p[3, :3] = -torch.inf
+    q = torch.randn(*lead, 6, 4, dtype=torch.float64, requires_grad=True)
+    fast = kl(Categorical(p), Categorical(q))
+    # A teacher that asks for a gradient gets the plain formula, node by node.
+    plain = kl(Categorical(p.clone().requires_grad_()), Categorical(q))
+    assert type(fast.grad_fn).__name__ == "_CategoricalKLBackward" != type(plain.grad_fn).__name__
+    torch.testing.assert_close(fast, plain)
+    noise = torch.rand_like(fast)
+    (ours,), (theirs,) = (torch.autograd.grad((x * noise).sum(), q) for x in (fast, plain))
+    torch.testing.assert_close(ours, theirs)
+    assert torch.isfinite(ours).all()
+    assert categorical_kl(p, p.clone().requires_grad_()).abs().max() == 0
+
+
+def test_a_nan_stays_one() -> None:
+    q = torch.tensor([[0.0, torch.nan]], requires_grad=True)
+    assert torch.isnan(kl(Categorical(torch.zeros(1, 2)), Categorical(q))).all()
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jensen_shannon", "hard_nll", "mse", "huber"])
+@pytest.mark.parametrize("family", SPECS)
+def test_every_loss_takes_many_students_and_one_teacher(name: str, family: str) -> None:
+    loss, spec = getattr(losses, name), SPECS[family]
+    batch = batches(spec, 1)[0]
+    if isinstance(batch.target.dist, Deterministic) and name not in ("mse", "huber"):
+        pytest.skip("no density")
+    alone = made(spec)
+    together = loss(Cohort(alone)(batch.obs), batch.target)
+    for i, student in enumerate(alone):
+        torch.testing.assert_close(together[i], loss(student(batch.obs), batch.target), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cohort_is_copied_not_shared() -> None:
+    alone = made(SPECS["categorical"])
+    before = copy.deepcopy(alone[3].state_dict())
+    learner = Learner(Cohort(alone), losses.forward_kl)
+    learner.step(batches(SPECS["categorical"], 1)[0])
+    assert all(torch.equal(before[k], v) for k, v in alone[3].state_dict().items())
+    taken = learner.student.member(3)  # type: ignore[union-attr, operator]
+    after = copy.deepcopy(taken.state_dict())
+    learner.step(batches(SPECS["categorical"], 1)[0])
+    assert all(torch.equal(after[k], v) for k, v in taken.state_dict().items())
+    assert isinstance(taken, Student)
