@@ -13,7 +13,7 @@ from typing import Any, Literal
 from policykd import students, teachers
 from policykd.errors import CheckpointError, UsageError
 from policykd.prediction import EnvWrapper, Policy
-from policykd.students import Student
+from policykd.students import Student, Tree
 
 __all__ = ["load_student", "load_teacher"]
 
@@ -63,17 +63,20 @@ def load_teacher(path: str | Path, normalizer: str | Path | Literal["auto"] | No
     return _introduced(policy, card, path / "card.json")
 
 
-def load_student(path: str | Path) -> Student:
+def load_student(path: str | Path) -> Any:
     """The student at ``path``: its folder or file, a run or ``agents/`` folder, or an SB3 ``.zip`` with an MLP actor.
 
     A zip (one that ``students.sb3.to_sb3`` made, say) becomes a student that acts as it does, without a value head.
+
+    Returns:
+        A ``students.Student``, or a ``students.Tree`` where one lies there.
 
     Raises:
         CheckpointError: as ``load_teacher``.
         UsageError: ``student.transfer`` for a policy that has no plain layers.
     """
     policy = load_teacher(path)
-    return policy if isinstance(policy, Student) else students.from_teacher(policy, "all")
+    return policy if isinstance(policy, Student | Tree) else students.from_teacher(policy, "all")
 
 
 def _existing(path: Path) -> Path:

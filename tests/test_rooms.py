@@ -26,7 +26,8 @@ STAIRS = [
     ["checkpoints", "networks", "spaces_json", "wrappers"],
     ["prediction"],
     ["distributions"],
-    ["clock", "config", "disk", "env_ids", "sizes"],
+    ["intervals"],
+    ["clock", "config", "disk", "env_ids", "fused", "sizes"],
     ["errors"],
 ]
 LINE = {room: line for line, rooms in enumerate(STAIRS) for room in rooms}
@@ -43,6 +44,7 @@ HOMES = {
     "mujoco": {"recipe.py"},
     "minari": {"datasets/minari.py"},
     "h5py": {"datasets/minari.py"},
+    "sklearn": {"students/tree.py"},
     "matplotlib": set(),
     "tensorboard": {"run.py", "run/"},
     "torch.utils.tensorboard": {"run.py", "run/"},

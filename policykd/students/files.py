@@ -20,6 +20,7 @@ from policykd.networks import KeyedNormaliser, Normaliser
 from policykd.prediction import Origin, Spec
 from policykd.spaces_json import origin_from_json, origin_to_json, spec_from_json, spec_to_json
 from policykd.students.network import Student, empty
+from policykd.students.nodes import Tree
 from policykd.students.normaliser import install_normaliser, normalised_parts
 from policykd.students.shape import Shape
 
@@ -29,7 +30,7 @@ _SCHEMA = 1
 _LARGEST_JSON = 2**26
 
 
-def save(student: Student, folder: str | Path, name: str = "student") -> Path:
+def save(student: Student | Tree, folder: str | Path, name: str = "student") -> Path:
     """Write ``<name>.safetensors`` and ``<name>.json`` into ``folder`` (made if missing), each all or nothing.
 
     Returns:
@@ -41,9 +42,9 @@ def save(student: Student, folder: str | Path, name: str = "student") -> Path:
     weights = tensors_to_bytes({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()})
     card = {
         "schema": _SCHEMA,
-        "kind": "student",
+        "kind": "tree" if isinstance(student, Tree) else "student",
         "spec": spec_to_json(student.spec),
-        "shape": asdict(student.shape),
+        "shape": _size(student) if isinstance(student, Tree) else asdict(student.shape),
         "params": student.acting_parameters,
         "origin": origin_to_json(student.origin),
         "weights": {"file": f"{name}.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},
@@ -52,6 +53,10 @@ def save(student: Student, folder: str | Path, name: str = "student") -> Path:
     files = {f"{name}.safetensors": weights, f"{name}.json": text.encode()}
     write_whole(Path(folder), files, code="student.write")
     return Path(folder) / f"{name}.safetensors"
+
+
+def _size(tree: Tree) -> dict[str, int]:
+    return {"inner_nodes": tree.inner_nodes, "leaves": tree.leaves, "depth": tree.depth}
 
 
 def _read(path: Path, largest: int | None = None) -> bytes:
@@ -68,13 +73,15 @@ def _read(path: Path, largest: int | None = None) -> bytes:
         ) from None
 
 
-def _described(data: bytes, path: Path) -> tuple[Spec, Shape, Origin, str]:
+def _described(data: bytes, path: Path) -> tuple[Spec, Shape | dict[str, int], Origin, str]:
+    """Spec, shape (a tree's: its size), origin, and the sha256 of the weights."""
     try:
         card = json.loads(data)
-        if card["kind"] != "student" or card["schema"] != _SCHEMA:
+        if card["kind"] not in ("student", "tree") or card["schema"] != _SCHEMA:
             raise ValueError(f"kind {card['kind']!r}, schema {card['schema']!r}")
         spec, origin = spec_from_json(card["spec"]), origin_from_json(card["origin"])
-        return spec, Shape(**card["shape"]), origin, str(card["weights"]["sha256"])
+        shape = dict(card["shape"]) if card["kind"] == "tree" else Shape(**card["shape"])
+        return spec, shape, origin, str(card["weights"]["sha256"])
     except PolicykdError as why:
         reason = str(why)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as why:
@@ -84,12 +91,13 @@ def _described(data: bytes, path: Path) -> tuple[Spec, Shape, Origin, str]:
     )
 
 
-def load(path: str | Path) -> Student:
-    """The student in a folder, or the one whose ``.safetensors`` (with its ``.json`` beside it) is named.
+def load(path: str | Path) -> Student | Tree:
+    """The student (or tree) in a folder, or the one whose ``.safetensors`` (with its ``.json`` beside it) is named.
 
     Raises:
         CheckpointError: ``student.missing``, ``student.json`` (not a description), ``student.mismatch`` (weights of
-            another student than the description's), ``student.weights`` (not safetensors), ``weights.not-finite``.
+            another student than the description's), ``student.weights`` (not safetensors), ``weights.not-finite``,
+            ``student.tree`` (arrays that are no tree).
     """
     path = Path(path)
     file = path / "student.safetensors" if path.is_dir() else path
@@ -109,7 +117,30 @@ def load(path: str | Path) -> Student:
         raise CheckpointError(
             "student.weights", f"{file}: {why}", "a safetensors file", "take an undamaged copy"
         ) from None
-    return _assembled(spec, shape, origin, tensors, file)
+    if isinstance(shape, Shape):
+        return _assembled(spec, shape, origin, tensors, file)
+    return _tree(spec, shape, origin, tensors, file)
+
+
+def _tree(spec: Spec, size: dict[str, int], origin: Origin, tensors: dict[str, Tensor], file: Path) -> Tree:
+    found = {key: (str(tensor.dtype), tensor.dim()) for key, tensor in tensors.items()}
+    whole = dict.fromkeys(("feature", "left", "right"), ("torch.int64", 1))
+    want = {**whole, "threshold": ("torch.float32", 1), "value": ("torch.float32", 2)}
+    if "log_std" in found:
+        want["log_std"] = ("torch.float32", 1)
+    reason = f"tensors {found}"
+    if found == want:
+        try:
+            tree = Tree(spec, **{key: tensor.numpy() for key, tensor in tensors.items()}, origin=origin)
+        except (PolicykdError, RuntimeError, TypeError, OverflowError) as why:
+            reason = str(why).splitlines()[0]
+        else:
+            if _size(tree) == size:
+                return tree
+            reason = f"a tree of {_size(tree)}, described as {size}"
+    raise CheckpointError(
+        "student.tree", f"{file}: {reason[:300]}", "the arrays of one decision tree", "take an undamaged copy"
+    )
 
 
 def _assembled(spec: Spec, shape: Shape, origin: Origin, tensors: dict[str, Tensor], file: Path) -> Student:
