@@ -1,8 +1,8 @@
 """Steps that learning takes thousands of times, with their gradients written out; no formula lives here alone.
 
-What ``dense`` and ``categorical_kl`` compute is written plainly elsewhere too (layers one by one, ``distributions.kl``),
-and tests hold each to it. Small networks spend most of a step on the bookkeeping of automatic differentiation; here it
-is one node instead of ten or twenty. Gradients of gradients are refused.
+What ``network`` and ``categorical_kl`` compute is written plainly too (layers one by one, ``distributions.kl``), and
+tests hold each to it. Small networks spend most of a step on the bookkeeping of automatic differentiation; here it is
+one node instead of ten or twenty. Gradients of gradients are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["categorical_kl", "dense", "linear"]
+__all__ = ["Layers", "categorical_kl", "linear", "network"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -53,61 +53,75 @@ _KNOWN: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor
 }
 
 
-class _Dense(torch.autograd.Function):
+class _Network(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: type[nn.Module], depth: int, *layers: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activation: type[nn.Module], depth: int, *layers: Tensor) -> tuple[Tensor, ...]:
         apply, _ = _KNOWN[activation]
+        weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
         inner = []
         last = x
-        for weight, bias in zip(layers[:depth], layers[depth:], strict=True):
+        for weight, bias in zip(weights[:depth], biases[:depth], strict=True):
             before = linear(last, weight, bias)
-            after = apply(before)
-            inner += [before if activation is nn.SiLU else after, after]
-            last = after
+            last = apply(before)
+            inner += [before if activation is nn.SiLU else last, last]
         ctx.activation, ctx.depth = activation, depth
-        ctx.save_for_backward(x, *layers[:depth], *inner)
-        return last
+        ctx.save_for_backward(x, *weights, *inner)
+        ctx.set_materialize_grads(False)
+        return last, *(linear(last, w, b) for w, b in zip(weights[depth:], biases[depth:], strict=True))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, above: Tensor | None, *of_heads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        weights, inner = saved[: ctx.depth], saved[ctx.depth :]
+        count = ctx.depth + len(of_heads)
+        weights, inner = saved[:count], saved[count:]
         _, derivative = _KNOWN[ctx.activation]
-        of_weights: list[Tensor] = []
-        of_biases: list[Tensor] = []
+        of_weights: list[Tensor | None] = [None] * count
+        of_biases: list[Tensor | None] = [None] * count
+        # All layers below learn from the sum of what the heads ask for.
+        gradient, torso = above, inner[-1] if inner else x
+        for i, of_head in enumerate(of_heads, ctx.depth):
+            if of_head is not None:
+                of_biases[i], of_weights[i] = of_head.sum(-2), torch.matmul(of_head.mT, torso)
+                if ctx.depth or ctx.needs_input_grad[0]:
+                    asked = torch.matmul(of_head, weights[i])
+                    gradient = asked if gradient is None else gradient + asked
         for i in reversed(range(ctx.depth)):
+            if gradient is None:
+                break
             gradient = derivative(gradient, inner[2 * i], inner[2 * i + 1])
             below = inner[2 * i - 1] if i else x
-            of_biases.append(gradient.sum(-2))
-            of_weights.append(torch.matmul(gradient.mT, below))
+            of_biases[i], of_weights[i] = gradient.sum(-2), torch.matmul(gradient.mT, below)
             if i or ctx.needs_input_grad[0]:
                 gradient = torch.matmul(gradient, weights[i])
         of_x = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and gradient is not None:
             of_x = gradient.sum(0) if gradient.dim() > x.dim() else gradient
-        return of_x, None, None, *reversed(of_weights), *reversed(of_biases)
+        return of_x, None, None, *of_weights, *of_biases
 
 
-def dense(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: type[nn.Module]) -> Tensor:
-    """Linear layers with ``activation`` after each: one network, or as many side by side as there are members.
+Layers = Sequence[tuple[Tensor, Tensor]]
+
+
+def network(x: Tensor, layers: Layers, activation: type[nn.Module], heads: Layers) -> tuple[Tensor, ...]:
+    """Linear layers with ``activation`` after each, and linear heads on the last: one network, or one a member.
 
     Args:
         x: ``[*b, i]``; with several members ``[b, i]``, shared by all of them.
-        weights, biases: of each layer, as in ``linear``.
+        layers, heads: weight and bias of each, as in ``linear``.
         activation: class of the module.
 
     Returns:
-        ``[*b, o]`` or ``[members, b, o]``; ``x`` itself without layers.
+        What the heads read (``x`` itself without layers), then what each says; ``[*b, n]`` or ``[members, b, n]``.
     """
-    if not weights:
-        return x
     if torch.is_grad_enabled() and activation in _KNOWN and x.dim() == 2:
-        return _Dense.apply(x, activation, len(weights), *weights, *biases)
+        every = [*layers, *heads]
+        said = _Network.apply(x, activation, len(layers), *(w for w, _ in every), *(b for _, b in every))
+        return (x, *said[1:]) if not layers else said
     nonlinear = activation()
-    for weight, bias in zip(weights, biases, strict=True):
+    for weight, bias in layers:
         x = nonlinear(linear(x, weight, bias))
-    return x
+    return x, *(linear(x, weight, bias) for weight, bias in heads)
 
 
 class _CategoricalKL(torch.autograd.Function):

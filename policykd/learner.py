@@ -48,24 +48,29 @@ def _blanked(batch: Batch, mask: Tensor) -> Batch:
 class _Flat:
     """Parameters and gradients of many small tensors in two long ones, so that a step is a handful of calls.
 
-    The tensors stay what they are to everyone else: their data and gradients become views. Nets of a few thousand
-    numbers otherwise spend more time on being updated than on being evaluated.
+    The tensors stay what they are to everyone else: their data become views. Nets of a few thousand numbers otherwise
+    spend more time on being updated than on being evaluated.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.data = torch.cat([p.detach().reshape(-1) for p in parameters] or [torch.zeros(0)])
         self.gradient = torch.zeros_like(self.data)
         sizes = [p.numel() for p in parameters]
-        views = zip(parameters, self.data.split(sizes), self.gradient.split(sizes), strict=True)
-        self._views = [(p, data.view_as(p), grad.view_as(p)) for p, data, grad in views]
+        self._views = [(p, data.view_as(p)) for p, data in zip(parameters, self.data.split(sizes), strict=True)]
         self.follow()
 
     def follow(self) -> None:
-        """Take over what others put in a parameter's place (``zero_grad``, another Learner)."""
-        for p, data, grad in self._views:
-            if p.grad is not grad or p.data_ptr() != data.data_ptr():
+        """Take over what others put in a parameter's place (another Learner, a file), and forget old gradients."""
+        for p, data in self._views:
+            p.grad = None
+            if p.data_ptr() != data.data_ptr():
                 data.copy_(p.data)
-                p.data, p.grad = data, grad
+                p.data = data
+
+    def gather(self) -> None:
+        """Bring the gradients of a backward pass side by side; one that was not reached is 0."""
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in self._views]
+        torch.cat([g.reshape(-1) for g in found] or [torch.zeros(0)], out=self.gradient)
 
 
 class _Adam:
@@ -174,9 +179,9 @@ class Learner:
         }
         parts = [term if weights[name] == 1 else weights[name] * term for name, term in terms.items()]
         loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
-        self._flat.gradient.zero_()
         if loss.requires_grad:  # with every weight at 0 there is no term
             (loss.sum() if self._many else loss).backward()
+        self._flat.gather()
         norm = self._clip()
         self._optimizer.step(lr)
         self.updates += 1

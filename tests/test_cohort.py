@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from gymnasium import spaces
 from policykd import losses, students
 from policykd.distributions import Categorical, Deterministic, kl
 from policykd.errors import UsageError
-from policykd.fused import categorical_kl, dense
+from policykd.fused import categorical_kl, network
 from policykd.learner import Learner, reduce_rows
 from policykd.prediction import Batch, Prediction, Spec
 from policykd.students import Cohort, Student
@@ -160,33 +159,50 @@ def test_who_does_not_fit_is_refused(change: Any) -> None:
         Cohort([])
 
 
+def _row(bias: torch.Tensor, members: int) -> torch.Tensor:
+    return bias.unsqueeze(1) if members else bias
+
+
 @pytest.mark.parametrize("activation", [torch.nn.Tanh, torch.nn.SiLU, torch.nn.ReLU])
 @pytest.mark.parametrize("members", [0, 3])
 def test_written_gradients_are_those_of_the_plain_layers(activation: type[torch.nn.Module], members: int) -> None:
     torch.manual_seed(0)
     lead = (members,) if members else ()
     x = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
-    weights = [torch.randn(*lead, 4, 5).double(), torch.randn(*lead, 6, 4).double()]
-    biases = [torch.randn(*lead, 4).double(), torch.randn(*lead, 6).double()]
+    weights = [torch.randn(*lead, o, i).double() for o, i in ((4, 5), (6, 4), (3, 6))]
+    biases = [torch.randn(*lead, o).double() for o in (4, 6, 3)]
     given = [x, *(t.requires_grad_() for t in weights + biases)]
 
     def plain(x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
-        for w, b in zip(layers[:2], layers[2:], strict=True):
-            x = activation()(torch.matmul(x, w.mT) + (b.unsqueeze(1) if members else b))
-        return x
+        pre = [torch.matmul(x, layers[0].mT) + _row(layers[3], members)]
+        pre.append(torch.matmul(activation()(pre[0]), layers[1].mT) + _row(layers[4], members))
+        torso = activation()(pre[1])
+        return torch.cat([torso, torch.matmul(torso, layers[2].mT) + _row(layers[5], members)], -1)
 
-    fast = dense(x, weights, biases, activation)
-    torch.testing.assert_close(fast, plain(*given), rtol=1e-6, atol=1e-6)
-    noise = torch.randn_like(fast)
-    ours = torch.autograd.grad((fast * noise).sum(), given)
+    def fast(x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
+        inner = [(layers[0], layers[3]), (layers[1], layers[4])]
+        torso, out = network(x, inner, activation, [(layers[2], layers[5])])
+        return torch.cat([torso, out], -1)
+
+    said = fast(*given)
+    torch.testing.assert_close(said, plain(*given), rtol=1e-6, atol=1e-6)
+    noise = torch.randn_like(said)
+    ours = torch.autograd.grad((said * noise).sum(), given)
     theirs = torch.autograd.grad((plain(*given) * noise).sum(), given)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    assert torch.autograd.gradcheck(partial(_dense, activation), given, eps=1e-6, atol=1e-4)
+    # A head that nobody asks gets no gradient, and the others theirs.
+    (alone,) = torch.autograd.grad(fast(*given)[..., :6].sum(), given[1:2])
+    torch.testing.assert_close(alone, torch.autograd.grad(plain(*given)[..., :6].sum(), given[1:2])[0])
 
 
-def _dense(activation: type[torch.nn.Module], x: torch.Tensor, *layers: torch.Tensor) -> torch.Tensor:
-    return dense(x, layers[:2], layers[2:], activation)
+def test_a_second_derivative_is_refused() -> None:
+    student = made(SPECS["categorical"])[3]
+    obs = torch.randn(4, 5)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        loss = losses.mse(student(obs), Prediction(Categorical(torch.zeros(4, 3)))).sum()
+        (first,) = torch.autograd.grad(loss, [student.torso[0].weight], create_graph=True)
+        first.sum().backward()
 
 
 def test_whoever_listens_to_a_layer_hears_it() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from policykd.errors import UsageError
-from policykd.fused import dense, linear
+from policykd.fused import network
 from policykd.prediction import Blocks, Many, Obs, Origin, Prediction
 from policykd.students.network import Student, distribution_of
 from policykd.students.shape import ACTIVATIONS
@@ -28,26 +28,24 @@ class _Stack(nn.Module):
         self.shape, self.members, self.spec = first.shape, len(students), first.spec
         self.names = [name for name, p in first.named_parameters() if p.requires_grad]
         each = [dict(s.named_parameters()) for s in students]
-        stacked = [torch.stack([own[name].detach() for own in each]) for name in self.names]
-        self.weights = nn.ParameterList(nn.Parameter(t) for t in stacked)
+        for name in self.names:
+            stacked = torch.stack([own[name].detach() for own in each])
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(stacked))
 
-    def named(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.weights, strict=True))
+    def named(self) -> dict[str, nn.Parameter]:
+        """The parameters under the names that a student has for them."""
+        return dict(zip(self.names, self.parameters(), strict=True))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encoded rows ``[b, width]`` to outputs and, of normal families, log_std: ``[members, b, a]`` each."""
         of = self.named()
-        layers = sorted({int(n.split(".")[1]) for n in self.names if n.startswith("torso.")})
-        weights = [of[f"torso.{i}.weight"] for i in layers]
-        biases = [of[f"torso.{i}.bias"] for i in layers]
-        torso = dense(x, weights, biases, ACTIVATIONS[self.shape.activation])
-        out = linear(torso, of["action_head.weight"], of["action_head.bias"])
-        spread: Tensor | None = None
-        if "log_std.weight" in of:
-            spread = linear(torso, of["log_std.weight"], of["log_std.bias"])
-        elif "log_std" in of:
-            spread = of["log_std"].unsqueeze(1).expand_as(out)
-        return out, spread
+        torso = [n.removesuffix(".weight") for n in self.names if n.startswith("torso.") and n.endswith(".weight")]
+        heads = [n for n in ("action_head", "log_std") if f"{n}.weight" in of]
+        inner, outer = ([(of[f"{n}.weight"], of[f"{n}.bias"]) for n in names] for names in (torso, heads))
+        _, out, *spread = network(x, inner, ACTIVATIONS[self.shape.activation], outer)
+        if "log_std" in of:
+            spread = [of["log_std"].unsqueeze(1).expand_as(out)]
+        return out, spread[0] if spread else None
 
 
 @final
@@ -126,7 +124,7 @@ class Cohort(Many):
 
     def blocks(self) -> Blocks:
         """One block a shape."""
-        return [(stack.members, list(stack.weights)) for stack in self._stacks()]
+        return [(stack.members, list(stack.parameters())) for stack in self._stacks()]
 
     def member(self, i: int) -> Student:
         """Student number ``i`` with the weights it has now, its own from here on."""

@@ -20,7 +20,7 @@ from policykd.distributions import (
     TanhGaussian,
 )
 from policykd.errors import SpaceError
-from policykd.fused import dense as dense_rows
+from policykd.fused import network
 from policykd.networks import dense, flat_width, is_image, normalise, preprocess
 from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
 from policykd.students.shape import ACTIVATIONS, Shape
@@ -217,14 +217,17 @@ class Student(Policy):
 
     def forward(self, obs: Obs, state: Any = None, start: Tensor | None = None, *, values: bool = True) -> Prediction:
         """Prediction for raw observations ``[*b, ...]``; ``features["torso"]`` is ``[*b, hidden[-1]]``."""
-        x = self.encode(obs)
-        torso = self._torso(x)
-        dist = self._distribution(torso)
+        heads = [self.action_head, *([self.log_std] if isinstance(self.log_std, nn.Linear) else [])]
+        if values and self.value_head is not None:
+            heads.append(self.value_head)
+        torso, out, *more = self._network(self.encode(obs), heads)
+        spread = more.pop(0) if isinstance(self.log_std, nn.Linear) else self.log_std
+        dist = distribution_of(self.spec, out, spread, self.shape.clip_mean)
         if not values:
             return Prediction(dist)
         value = None
-        if self.value_head is not None:
-            value = self.value_units[0] + self.value_units[1] * self.value_head(torso).squeeze(-1)
+        if more:
+            value = self.value_units[0] + self.value_units[1] * more[0].squeeze(-1)
         return Prediction(dist, value, features={"torso": torso})
 
     def encode(self, obs: Obs) -> Tensor:
@@ -235,15 +238,14 @@ class Student(Policy):
             return torch.cat(parts, -1)
         return self.encoders[0](seen)
 
-    def _torso(self, x: Tensor) -> Tensor:
-        if any(module._forward_hooks or module._forward_pre_hooks for module in self.torso):
-            return self.torso(x)  # whoever listens to single layers hears them
-        linears = [m for m in self.torso if isinstance(m, nn.Linear)]
-        return dense_rows(x, [m.weight for m in linears], [m.bias for m in linears], ACTIVATIONS[self.shape.activation])
-
-    def _distribution(self, torso: Tensor) -> Distribution:
-        spread = self.log_std(torso) if isinstance(self.log_std, nn.Linear) else self.log_std
-        return distribution_of(self.spec, self.action_head(torso), spread, self.shape.clip_mean)
+    def _network(self, x: Tensor, heads: list[nn.Linear]) -> tuple[Tensor, ...]:
+        """What the heads read, and what each says."""
+        if any(module._forward_hooks or module._forward_pre_hooks for module in (*self.torso, *heads)):
+            torso = self.torso(x)  # whoever listens to single layers hears them
+            return torso, *(head(torso) for head in heads)
+        inner = [(m.weight, m.bias) for m in self.torso if isinstance(m, nn.Linear)]
+        activation = ACTIVATIONS[self.shape.activation]
+        return network(x, inner, activation, [(head.weight, head.bias) for head in heads])
 
     @property
     def acting_layers(self) -> ActingLayers:
