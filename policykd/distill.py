@@ -15,57 +15,24 @@ from policykd.clock import Clock
 from policykd.config import DistillConfig
 from policykd.datasets import Ring
 from policykd.datasets import read as read_dataset
-from policykd.errors import SpaceError, UsageError
+from policykd.errors import SpaceError
+from policykd.home import WARM_UP, first_steps, recipe_for, width
 from policykd.learner import Learner
 from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
-from policykd.networks import flat_width
 from policykd.news import Look, Tick
 from policykd.prediction import Batch, Policy, Spec, Update
 from policykd.recipe import Recipe
-from policykd.recipe import load as load_recipe
 from policykd.report import Measured, Report
-from policykd.rollouts import Collector, make, native
+from policykd.rollouts import Collector, make
 from policykd.selection import AS_GOOD, SEEDS, Selection
 from policykd.supervised import cosine, interact, mixture, replay
 
 __all__ = ["Look", "Tick", "distill", "recipe_for"]
 
-_WARM_UP = 2048
-"""Rows that set the scales (normaliser, values, Q) before the first gradient step."""
-
 _FIRST_LOOK = 1024
 """Environment steps learnt from before a student is first measured against ``until_retention``."""
-
-_STEPS_A_NUMBER = 3_000
-"""Environment steps of the first cycle for each number in an observation and in an action."""
-
-
-def _check_spaces(teacher: Policy, env: gym.Env, recipe: Recipe) -> None:
-    seen = Spec(env.observation_space, env.action_space, teacher.spec.family)
-    for name, (found, wanted) in seen.differences(teacher.spec).items():
-        raise SpaceError(
-            f"space.{name}",
-            f"{recipe.env_id} has {name} space {found}",
-            f"the teacher's, {wanted}",
-            "name the environment that the teacher was trained in (--env), with its wrappers",
-        )
-
-
-def _first_steps(config: DistillConfig, spec: Spec) -> int:
-    if config.steps is not None:
-        return config.steps
-    # The wider the map that is to be learnt, the more of it there is to see. An image counts as a hundred numbers.
-    return _STEPS_A_NUMBER * (min(flat_width(spec.observation_space), 100) + spec.action_width)
-
-
-def _width(config: DistillConfig, recipe: Recipe) -> int:
-    if config.method == "dataset":
-        return 1
-    if config.num_envs is not None:
-        return config.num_envs
-    return 64 if config.vector == "auto" and native(recipe) else 16
 
 
 def distill(
@@ -118,28 +85,6 @@ def distill(
     return training.report(stopped_by)
 
 
-def recipe_for(teacher: Policy, env: str | Path | Recipe | Callable[..., gym.Env] | None = None) -> Recipe:
-    """The environment that ``teacher`` lives in, or ``env`` with the teacher's wrappers; its spaces are the teacher's.
-
-    Raises:
-        UsageError: ``env.missing`` where neither says.
-        SpaceError: ``space.observation``, ``space.action``.
-    """
-    if env is None and teacher.origin.env_id is None:
-        raise UsageError(
-            "env.missing",
-            "a teacher that does not say where it lives",
-            "an environment",
-            "name it: --env LunarLander-v3",
-        )
-    kwargs = teacher.origin.env_kwargs if env is None else None
-    recipe = load_recipe(env or teacher.origin.env_id or "", env_kwargs=kwargs, wrappers=teacher.origin.wrappers)
-    probe = recipe.make()
-    _check_spaces(teacher, probe, recipe)
-    probe.close()
-    return recipe
-
-
 def _check_student(student: Spec, teacher: Spec) -> None:
     for name, (found, wanted) in student.differences(teacher).items():
         raise SpaceError(
@@ -172,8 +117,8 @@ class _Training:
             config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
         )
         with clock.phase("collect"):
-            self.steps = _first_steps(config, teacher.spec)
-            envs = make(recipe, _width(config, recipe), config.vector)
+            self.steps = first_steps(config, teacher.spec)
+            envs = make(recipe, width(config, recipe), config.vector)
             self.collector = Collector(
                 envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=with_value
             )
@@ -196,9 +141,9 @@ class _Training:
             data.check_student(student.spec)
             for batch in data:
                 self.memory.add(batch)
-            spread = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), _WARM_UP)).long()
-            return self.memory.all()[spread]
-        vector_steps = -(-min(_WARM_UP, self.steps) // self.collector.envs.num_envs)
+            spread = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), WARM_UP)).long()
+            return self.memory.take(spread)
+        vector_steps = -(-min(WARM_UP, self.steps) // self.collector.envs.num_envs)
         acting = (student, 0.0) if self.config.method == "student" else (None, 1.0)
         rollout = self.collector.collect(vector_steps, *acting)
         self.memory.add(rollout.batch)

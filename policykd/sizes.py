@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from policykd.errors import UsageError
 
-__all__ = ["parse_budget", "parse_hidden", "parse_share"]
+__all__ = ["parse_budget", "parse_hidden", "parse_share", "parse_size"]
 
 
 def parse_hidden(text: str | Sequence[str | int]) -> tuple[int, ...]:
@@ -28,6 +28,20 @@ def parse_hidden(text: str | Sequence[str | int]) -> tuple[int, ...]:
             "type --hidden 64,64 (two layers of 64), --hidden 8 (one of 8) or --hidden linear (none)",
         )
     return tuple(int(w) for w in words)
+
+
+def parse_size(text: str) -> tuple[int, ...] | int:
+    """A rung of a ladder: widths of a network (``"16,16"``, ``"linear"``), or the leaves of a tree (``"tree:8"``).
+
+    Raises:
+        UsageError: ``student.hidden`` for anything else, ``student.leaves`` for a tree with fewer than two leaves.
+    """
+    kind, _, leaves = str(text).partition(":")
+    if kind.strip() != "tree":
+        return parse_hidden(text)
+    if not (leaves.isascii() and leaves.isdigit() and int(leaves) > 1):
+        raise UsageError("student.leaves", f"the size {text!r}", "a tree with 2 leaves or more", "type tree:8")
+    return int(leaves)
 
 
 def parse_share(text: str | int) -> tuple[float, bool]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 
 from policykd.clock import Clock
-from policykd.config import DistillConfig
+from policykd.config import Teaching
 from policykd.datasets.ring import Ring
 from policykd.learner import Learner
 from policykd.prediction import Batch, Policy, Progress, Update
 from policykd.rollouts.collect import Collector
+from policykd.rollouts.panel import Panel
 
 __all__ = ["ROUND", "cosine", "interact", "label", "mixture", "replay"]
 
@@ -32,7 +33,7 @@ def cosine(peak: float, end: float = 0.02) -> Callable[[Progress], float]:
     return at
 
 
-def mixture(config: DistillConfig, cycle: int = 0) -> Mixture:
+def mixture(config: Teaching, cycle: int = 0) -> Mixture:
     """Probability that the teacher acts, as a function of progress: 1 (teacher), 0 (student) or falling (dagger)."""
     if config.method == "teacher":
         return lambda progress: 1.0
@@ -45,10 +46,11 @@ def interact(
     learner: Learner,
     collector: Collector,
     memory: Ring,
-    config: DistillConfig,
+    config: Teaching,
     *,
     steps: int,
     beta: Mixture,
+    actor: Policy | Panel | None = None,
     done: int = 0,
     taken: int = 0,
     clock: Clock | None = None,
@@ -64,6 +66,7 @@ def interact(
     Args:
         steps: environment steps of this cycle.
         beta: probability that the teacher acts.
+        actor: acts where the teacher does not; None for the learner's averaged student.
         done: environment steps at which this cycle begins.
         taken: environment steps taken so far (a cycle may begin with some of its own already in the memory).
         clock: gets the phases ``collect`` and ``learn``.
@@ -86,13 +89,13 @@ def interact(
         progress = Progress(taken, learner.updates, (taken - done) / steps)
         with clock.phase("collect"):
             wanted = min(vector_steps, -(-(end - taken) // collector.envs.num_envs))
-            rollout = collector.collect(wanted, learner.averaged, beta(progress))
+            rollout = collector.collect(wanted, actor or learner.averaged, beta(progress))
             memory.add(rollout.batch)
         taken += rollout.steps
 
 
 def replay(
-    learner: Learner, memory: Ring, config: DistillConfig, *, steps: int, done: int = 0, clock: Clock | None = None
+    learner: Learner, memory: Ring, config: Teaching, *, steps: int, done: int = 0, clock: Clock | None = None
 ) -> Iterator[Update]:
     """Learn from what the memory holds, no environment stepped (behaviour cloning on soft labels).
 

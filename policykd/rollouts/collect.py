@@ -12,6 +12,7 @@ from torch import Tensor
 
 from policykd.distributions import masked
 from policykd.prediction import Batch, Obs, Policy, Prediction, map_obs, obs_tensor
+from policykd.rollouts.panel import Panel
 from policykd.rollouts.vector import action_masks, masks_actions
 
 __all__ = ["Collector", "Rollout"]
@@ -97,11 +98,34 @@ class Collector:
         self._length = np.zeros(envs.num_envs, int)
         self._episode, self._begun = np.arange(envs.num_envs), envs.num_envs
         self._masked = masks_actions(envs)
+        self._who: np.ndarray | None = None
+        self._members = 0
+        self._turns: list[int] = []
         self.recent: deque[tuple[float, int]] = deque(maxlen=window)
 
     def _act(self, said: Prediction) -> np.ndarray:
         action = said.dist.sample(self._generator) if self.explore else said.dist.mode()
         return self.teacher.spec.to_env(action)
+
+    def _students(self, student: Policy | Panel, obs: Obs, mask: Tensor | None) -> np.ndarray:
+        if isinstance(student, Panel):
+            allowed = None if mask is None else mask.numpy()
+            draws = self._generator if self.explore else None
+            return student.answer(self._obs, self._turns_of(student), masks=allowed, generator=draws)
+        return self._act(_allowed(student(obs, values=False), mask))
+
+    def _turns_of(self, panel: Panel) -> np.ndarray:
+        """Which member has each environment now; dealt anew where there are other members than before."""
+        if self._who is None or self._members != panel.members:
+            self._members, self._turns = panel.members, []
+            self._who = np.array([self._next_turn() for _ in range(self.envs.num_envs)])
+        return self._who
+
+    def _next_turn(self) -> int:
+        # Everybody in turn, in an order that is drawn anew each time round.
+        if not self._turns:
+            self._turns = self._draws.permutation(self._members).tolist()
+        return self._turns.pop()
 
     def _masks(self) -> Tensor | None:
         if not self._masked:
@@ -110,11 +134,12 @@ class Collector:
         masks[self._resetting] = True  # a finished episode may allow nothing, and its action is ignored
         return torch.from_numpy(masks)
 
-    def collect(self, vector_steps: int, student: Policy | None = None, beta: float = 1.0) -> Rollout:
+    def collect(self, vector_steps: int, student: Policy | Panel | None = None, beta: float = 1.0) -> Rollout:
         """Take ``vector_steps`` steps of every environment.
 
         Args:
-            student: acts where the teacher does not; may be None when ``beta`` is 1.
+            student: acts where the teacher does not; may be None when ``beta`` is 1. The members of a Panel take turns:
+                an environment is one member's until its episode ends, then the next one's.
             beta: probability that the teacher acts.
         """
         n = self.envs.num_envs
@@ -135,7 +160,7 @@ class Collector:
                 if student is None or teachers.all():
                     action = self._act(labels[-1])
                 else:
-                    action = self._act(_allowed(student(obs, values=False), mask))
+                    action = self._students(student, obs, mask)
                     if teachers.any():
                         action[teachers] = self._act(labels[-1])[teachers]
                 self._obs, reward, terminated, truncated, _ = self.envs.step(action)
@@ -155,6 +180,8 @@ class Collector:
                     returns.append(float(self._return[i]))
                     lengths.append(int(self._length[i]))
                     self._return[i], self._length[i] = 0.0, 0
+                if self._who is not None:
+                    self._who[done] = [self._next_turn() for _ in range(int(done.sum()))]
                 self._resetting = done
             counts = torch.from_numpy(np.stack(kept).reshape(-1))
             rows = torch.ones_like(counts) if self.episodes else counts

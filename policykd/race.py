@@ -1,0 +1,199 @@
+"""Many students measured against one teacher, episodes spent where they decide something; it teaches nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from policykd.clock import Clock
+from policykd.config import FrontierConfig
+from policykd.evaluation import BLOCK, Interval, Score, extend_all, retention
+from policykd.prediction import Many, Policy
+from policykd.recipe import Recipe
+from policykd.rollouts import RANDOM, Panel
+from policykd.selection import REPORT, SEEDS, SELECT
+
+__all__ = ["LOOKS", "Race", "Runner", "Standing", "first"]
+
+LOOKS = (1, 2, 4)
+"""Blocks of reported episodes at which a student may be decided on."""
+
+_LEVEL = 1.0 - 0.05 / len(LOOKS)
+"""Bonferroni's level of each look, so that the intervals of all looks hold together with 95 %."""
+
+_FEW = 10
+_DECIDES = 8  # episodes from which an interval may drop a student; a stated one takes 100
+_TEACHER = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How a student did: its returns, the teacher's on the same episodes, and what it kept."""
+
+    score: Score
+    kept: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """Who runs for what: a student (or member of several) of a size.
+
+    Attributes:
+        size: position on the ladder, smallest first.
+        policy: a policy, or several in one; runners of one ``Many`` follow each other in the order of its members.
+        member: which of them.
+    """
+
+    size: int
+    policy: Policy
+    member: int = 0
+
+
+def first(score: Score, episodes: int) -> Score:
+    """The first episodes of a score."""
+    return replace(score, returns=score.returns[:episodes], lengths=score.lengths[:episodes])
+
+
+class Race:
+    """Plays many students, their teacher and the random policy on the same episodes, all of them in one pass.
+
+    Args:
+        teacher, recipe: who is to be matched, and where.
+        config: target, episodes and seed.
+        clock: gets the phase ``evaluate``.
+
+    Attributes:
+        played: episodes played so far, over all policies, those that are reported not counted.
+    """
+
+    def __init__(self, teacher: Policy, recipe: Recipe, config: FrontierConfig, clock: Clock) -> None:
+        self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
+        self.played = 0
+        self._known: dict[tuple[int, int], Score] = {}
+
+    def screen(self, runners: Sequence[Runner]) -> list[Standing]:
+        """Compare students on episodes that are never reported: 10 each, and more for those who may still matter.
+
+        A student plays on while it may be the best of its size (no other's interval lies wholly above its own), while
+        its interval includes the target, and while its size is not beyond the next after the smallest that has reached
+        the target so far: larger ones cannot be the smallest.
+        """
+        scores: dict[int, Score] = {}
+        playing = list(range(len(runners)))
+        standings: list[Standing | None] = [None] * len(runners)
+        looks = [n for n in (_FEW, 2 * _FEW) if n < self.config.screen] + [self.config.screen]
+        for episodes in looks:
+            scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), self._seed(SELECT), BLOCK)
+            for i in playing:
+                standings[i] = self._standing(scores[i], self._seed(SELECT), _DECIDES, 0.95)
+            playing = self._undecided(runners, playing, standings)
+            if not playing:
+                break
+        self.played += sum(s.episodes for s in scores.values())
+        return [s for s in standings if s is not None]
+
+    def _undecided(
+        self, runners: Sequence[Runner], playing: Sequence[int], standings: Sequence[Standing | None]
+    ) -> list[int]:
+        kept = {i: s.kept for i, s in enumerate(standings) if s is not None}
+        reached = [runners[i].size for i, k in kept.items() if k.value is not None and k.value >= self.config.target]
+        best: dict[int, float] = {}
+        for i, k in kept.items():
+            best[runners[i].size] = max(best.get(runners[i].size, float("-inf")), _low(k))
+        largest = min(reached, default=len(runners)) + 1
+
+        def matters(i: int) -> bool:
+            size, low, high = runners[i].size, _low(kept[i]), _high(kept[i])
+            return size <= largest and low < self.config.target <= high and high >= best[size]
+
+        return [i for i in playing if matters(i)]
+
+    def decide(self, runners: Sequence[Runner], keep: int = 0) -> tuple[list[Standing], int | None]:
+        """Measure one student of each size on fresh episodes, and find the smallest that can be trusted.
+
+        Everybody plays 100 episodes; those that are smaller than the smallest proven one, and whose interval includes
+        the target, play 200 and 400. The intervals of these looks hold together with 95 %.
+
+        Args:
+            runners: one a size, smallest first.
+            keep: visited observations to hold in each score.
+
+        Returns:
+            A standing each, and who is the smallest whose lower bound is at the target or above, None for nobody.
+        """
+        scores: dict[int, Score] = {}
+        playing = list(range(len(runners)))
+        standings: dict[int, Standing] = {}
+        proven: int | None = None
+        seed = self._seed(REPORT)
+        for blocks in LOOKS:
+            episodes = blocks * BLOCK
+            if not playing or episodes > self.config.max_episodes:
+                break
+            scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), seed, BLOCK, keep)
+            for i in playing:
+                standings[i] = self._standing(scores[i], seed, BLOCK, _LEVEL)
+            sure = [i for i, s in standings.items() if _low(s.kept) >= self.config.target]
+            proven = min(sure, default=None)
+            playing = [
+                i
+                for i, s in standings.items()
+                if (proven is None or i < proven) and _low(s.kept) < self.config.target <= _high(s.kept)
+            ]
+        return [standings[i] for i in range(len(runners))], proven
+
+    def teacher_score(self, episodes: int) -> Score:
+        """The teacher on the reported episodes, at least so many."""
+        return self._known[_TEACHER, self._seed(REPORT)] if episodes else self._known[_TEACHER, self._seed(SELECT)]
+
+    def random_score(self) -> Score:
+        """The random policy on the first of the reported episodes."""
+        return self._known[RANDOM, self._seed(REPORT)]
+
+    def _seed(self, purpose: int) -> int:
+        return purpose + SEEDS * self.config.seed
+
+    def _play(
+        self,
+        runners: Sequence[Runner],
+        scores: Mapping[int, Score],
+        episodes: Mapping[int, int],
+        seed: int,
+        random: int,
+        keep: int = 0,
+    ) -> dict[int, Score]:
+        """The runners' scores grown to so many episodes, and the teacher's and random policy's beside them."""
+        policies: list[Policy] = [self.teacher]
+        seats: dict[int, int] = {}
+        place = 1
+        for i, runner in enumerate(runners):
+            if runner.policy is not policies[-1]:
+                policies.append(runner.policy)
+                size = runner.policy.members if isinstance(runner.policy, Many) else 1
+                start, place = place, place + size
+            seats[start + runner.member] = i
+        wanted = {seat: episodes[i] for seat, i in seats.items() if i in episodes}
+        known = {seat: scores[i] for seat, i in seats.items() if i in scores}
+        for member, count in ((_TEACHER, max(episodes.values())), (RANDOM, random)):
+            if (old := self._known.get((member, seed))) is not None:
+                known[member] = old
+            wanted[member] = count
+        with self.clock.phase("evaluate"):
+            found = extend_all(
+                known, Panel(policies), self.recipe, wanted, seed=seed, keep=keep, workers=self.config.workers
+            )
+        for member in (_TEACHER, RANDOM):
+            self._known[member, seed] = found[member]
+        return {i: found[seat] for seat, i in seats.items() if seat in found}
+
+    def _standing(self, score: Score, seed: int, min_episodes: int, level: float) -> Standing:
+        teacher, random = first(self._known[_TEACHER, seed], score.episodes), self._known[RANDOM, seed]
+        return Standing(score, retention(score, teacher, random, min_episodes=min_episodes, level=level))
+
+
+def _low(kept: Interval) -> float:
+    return float("-inf") if kept.low is None else kept.low
+
+
+def _high(kept: Interval) -> float:
+    return float("inf") if kept.high is None else kept.high
