@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from policykd.distributions import kl, masked
 from policykd.errors import DistributionError, UsageError
+from policykd.intervals import Interval, check_level, mean_interval, ratio_interval, student_t_interval
 from policykd.prediction import Obs, Policy
 from policykd.recipe import Recipe, load
 from policykd.rollouts.episodes import play
@@ -23,30 +24,6 @@ __all__ = ["BLOCK", "Interval", "Kept", "Score", "compare_on", "evaluate", "exte
 
 BLOCK = 100
 """Episodes come in blocks of this many seeds, so that the same block means the same episodes for every policy."""
-
-_RESAMPLES = 4000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval; ``low`` and ``high`` are None, with a ``reason``, where none can be given."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    reason: str | None = None
-
-    @property
-    def half_width(self) -> float:
-        """Half the interval's width, infinite where there is none."""
-        return float("inf") if self.low is None or self.high is None else (self.high - self.low) / 2
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"n/a ({self.reason})"
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f} ({self.reason})"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +55,9 @@ class Score:
         """Number of episodes."""
         return len(self.returns)
 
-    def ci(self, resamples: int = _RESAMPLES) -> tuple[float, float]:
-        """95 % percentile bootstrap interval of the mean, over episodes."""
-        rng = np.random.default_rng(0)
-        draws = self.returns[rng.integers(0, self.episodes, (resamples, self.episodes))].mean(1)
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return float(low), float(high)
+    def ci(self, level: float = 0.95) -> tuple[float, float]:
+        """Bootstrap interval of the mean, over episodes: `intervals.mean_interval`."""
+        return mean_interval(self.returns, level)
 
 
 def evaluate(
@@ -140,34 +114,36 @@ def extend(
     return Score(returns, lengths, seed, spent, obs, masks)
 
 
-def retention(student: Score, teacher: Score, random: Score, *, min_episodes: int = 100) -> Interval:
-    """(student - random) / (teacher - random) of mean returns, with a 95 % bootstrap interval over episodes.
+def retention(
+    student: Score, teacher: Score, random: Score, *, min_episodes: int = 100, level: float = 0.95
+) -> Interval:
+    """(student - random) / (teacher - random) of mean returns, with a bootstrap interval over episodes.
 
-    Student and teacher are resampled together where they were played on the same seeds. One pseudo-episode at the
-    random policy's mean joins the student's sample (and one at the teacher's mean the teacher's), so that a sample
-    without a failure is not certified as perfect; it moves the interval, not the estimate.
+    Student and teacher are resampled together where they were played on the same seeds. One pseudo-episode, at the
+    random policy's mean for the lower bound and at the teacher's for the upper, joins the student's sample, so that a
+    sample without a failure is not certified as perfect, nor one without a success as hopeless; it moves the interval,
+    not the estimate: `intervals.ratio_interval`.
+
+    Args:
+        min_episodes: bounds that are stated take 100. Decisions may take 8: those bounds are wide, and cover too.
+        level: two-sided confidence, at most 0.999. Whoever looks k times takes 1 - 0.05 / k.
 
     Returns:
-        An Interval without bounds, and a reason, when there are fewer than ``min_episodes`` episodes or when the
-        teacher's interval overlaps the random policy's: then there is nothing to retain.
+        An Interval without bounds, and a reason, when there are fewer than ``min_episodes`` episodes (or 2) or when
+        the teacher's 95 % interval overlaps the random policy's: then there is nothing to retain.
     """
+    check_level(level)
     r, t, s = random.returns, teacher.returns, student.returns
-    gap = t.mean() - r.mean()
     (r_low, r_high), (t_low, t_high) = random.ci(), teacher.ci()
     if t_low <= r_high and r_low <= t_high:
         return Interval(None, reason="the teacher is not distinguishable from random actions")
-    value = float((s.mean() - r.mean()) / gap)
-    if min(len(r), len(t), len(s)) < min_episodes:
-        return Interval(value, reason=f"fewer than {min_episodes} episodes")
-    rng = np.random.default_rng(0)
-    s_more, t_more = np.append(s, r.mean()), np.append(t, t.mean())
-    rows = rng.integers(0, len(s_more), (_RESAMPLES, len(s_more)))
+    value = float((s.mean() - r.mean()) / (t.mean() - r.mean()))
+    needed = max(min_episodes, 2)
+    if min(len(r), len(t), len(s)) < needed:
+        return Interval(value, reason=f"fewer than {needed} episodes")
     paired = student.seed == teacher.seed and len(s) == len(t)
-    t_rows = rows if paired else rng.integers(0, len(t_more), (_RESAMPLES, len(t_more)))
-    r_rows = rng.integers(0, len(r), (_RESAMPLES, len(r)))
-    s_draw, t_draw, r_draw = s_more[rows].mean(1), t_more[t_rows].mean(1), r[r_rows].mean(1)
-    low, high = np.percentile((s_draw - r_draw) / (t_draw - r_draw), [2.5, 97.5])
-    return Interval(value, float(min(low, value)), float(max(high, value)))
+    low, high = ratio_interval(s, t, r, paired=paired, level=level)
+    return Interval(value, min(low, value), max(high, value))
 
 
 @dataclass(frozen=True)
@@ -214,18 +190,3 @@ def compare_on(obs: Obs, student: Policy, teacher: Policy, masks: Tensor | None 
         spread = target.value.std().clamp_min(1e-8)
         error = float((said.value - target.value).square().mean().sqrt() / spread)
     return Kept(float(same.double().mean()), divergence, error)
-
-
-def student_t_interval(means: Sequence[float]) -> Interval:
-    """Mean over training seeds with a 95 % Student-t interval on the per-seed means."""
-    x = np.asarray(means, float)
-    if len(x) < 2:
-        return Interval(float(x.mean()), reason="one seed")
-    # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
-    table = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131]
-    table += [2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042]
-    freedom, z = len(x) - 1, 1.959964
-    # Beyond, the first terms of its expansion around the normal's (Abramowitz & Stegun 1964, 26.7.5): right to 1e-4.
-    far = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    half = (table[freedom - 1] if freedom <= 30 else far) * x.std(ddof=1) / np.sqrt(len(x))
-    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))

@@ -185,27 +185,46 @@ def score(returns: Any, seed: int = 0) -> Score:
 
 def test_interval_of_a_mean_by_the_binomial_law() -> None:
     """100 episodes of 0 or 1, half each: the mean of a resample is binomial(100, 0.5) / 100."""
-    low, high = score([0, 1] * 50).ci(20_000)
+    low, high = score([0, 1] * 50).ci()
     assert (low, high) == (pytest.approx(0.40, abs=0.011), pytest.approx(0.60, abs=0.011))
-    assert score([3.0] * 10).ci() == (3.0, 3.0)
+    assert score([3.0] * 10).ci() == (3.0, 3.0) and score([3.0]).ci() == (3.0, 3.0)
+
+
+def test_a_higher_level_is_wider_and_its_ends_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    scores = [score(rng.normal(mean, 20, 100)) for mean in (90.0, 100.0, 0.0)]
+    half = [retention(*scores, level=level).half_width for level in (0.5, 0.9, 0.95, 1 - 0.05 / 3, 0.999)]
+    assert half == sorted(half) and half[-1] > 1.5 * half[2]
+    low, high = zip(*(scores[0].ci(level) for level in (0.5, 0.9, 0.95, 1 - 0.05 / 3, 0.999)), strict=True)
+    assert list(low) == sorted(low, reverse=True) and list(high) == sorted(high)
+    for level in (0.0, 1.0, -0.95, 95.0, 0.9999, math.nan):
+        with pytest.raises(UsageError, match=r"\[interval.level\]"):
+            retention(*scores, level=level)
+        with pytest.raises(UsageError, match=r"\[interval.level\]"):
+            scores[0].ci(level)
 
 
 def test_retention_by_hand() -> None:
     kept = retention(score([60.0] * 100), score([110.0] * 100), score([10.0] * 100))
+    # The pseudo-episode (10 for the lower bound, 110 for the upper) has the weight of one in 101, Beta(1, 100) in
+    # distribution: at most w = 1 - 0.025^(1/100) = 0.0362 in 97.5 % of the draws. 0.5 - 0.5 w and 0.5 + 0.5 w.
+    weight = 1 - 0.025**0.01
     assert kept.value == 0.5
-    assert kept.low is not None and kept.high == 0.5
-    # A resample of 101 rows holds k pseudo-episodes (10 for the student, 110 for the teacher), nearly Poisson(1): at
-    # most 3 in 97.5 % of the resamples. (60 (101 - 3) + 10 * 3) / 101 = 58.51, so (58.51 - 10) / 100.
-    assert kept.low == pytest.approx(0.485, abs=0.006)
+    assert (kept.low, kept.high) == (
+        pytest.approx(0.5 - weight / 2, abs=1e-4),
+        pytest.approx(0.5 + weight / 2, abs=1e-4),
+    )
 
 
 def test_the_pseudo_episode_moves_the_interval_and_not_the_estimate() -> None:
     """A sample without a failure is not certified as perfect; one pseudo-episode in 101 is worth 1 % of the gap."""
     kept = retention(score([100.0] * 100), score([100.0] * 100), score([0.0] * 100))
     assert kept.value == kept.high == 1.0
-    assert kept.low is not None and 0.95 < kept.low < 1.0
+    assert kept.low is not None and 0.963 < kept.low < 0.965
     larger = retention(score([100.0] * 400), score([100.0] * 400), score([0.0] * 100))
     assert larger.low is not None and kept.low < larger.low < 1.0
+    stricter = retention(score([100.0] * 100), score([100.0] * 100), score([0.0] * 100), level=1 - 0.05 / 3)
+    assert stricter.low is not None and 0.95 < stricter.low < kept.low
 
 
 def test_pairing_makes_the_interval_of_a_copy_narrow() -> None:
@@ -245,6 +264,8 @@ def test_no_bounds_from_few_episodes() -> None:
     assert kept.value == pytest.approx(0.9) and kept.low is None and kept.high is None
     assert kept.reason == "fewer than 100 episodes" and "0.900" in str(kept)
     assert retention(score([9.0] * 20), score([10.0] * 20), score([0.0] * 20), min_episodes=20).low is not None
+    one = retention(score([9.0]), score([10.0] * 20), score([0.0] * 20), min_episodes=1)
+    assert one.low is None and one.reason == "fewer than 2 episodes"
 
 
 def test_intervals_cover() -> None:
