@@ -29,6 +29,7 @@ __all__ = [
     "distributions",
     "errors",
     "evaluate",
+    "frontier",
     "load_student",
     "load_teacher",
     "losses",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from policykd import datasets, distributions, errors, losses, recipe, rollouts, students, teachers
     from policykd.distill import distill
     from policykd.evaluation import evaluate
+    from policykd.frontier import frontier
     from policykd.learner import Learner
     from policykd.load import load_student, load_teacher
     from policykd.prediction import Batch, EnvWrapper, Origin, Policy, Prediction, Progress, Spec, Update
@@ -61,13 +63,14 @@ _HOMES = {
     "Update": "policykd.prediction",
     "distill": "policykd.distill",
     "evaluate": "policykd.evaluation",
+    "frontier": "policykd.frontier",
     "load_student": "policykd.load",
     "load_teacher": "policykd.load",
 }
 
 
 class _Front(ModuleType):
-    """The package, which keeps ``distill`` a function: importing a submodule binds it to its parent's attribute."""
+    """The package, which keeps ``distill`` and ``frontier`` functions: importing a module binds it to its parent."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

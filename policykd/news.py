@@ -10,7 +10,7 @@ from policykd.learner import Learner
 from policykd.prediction import Update
 from policykd.rollouts import Collector
 
-__all__ = ["Look", "Tick"]
+__all__ = ["FrontierLook", "Look", "Tick"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,3 +48,20 @@ class Look:
     teacher: Score
     random: Score
     retention: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class FrontierLook:
+    """News of a screening: every student that still learns was measured on selecting episodes.
+
+    Attributes:
+        env_steps, updates: when.
+        measured: size and seed of each student, its returns, and what it kept of its teacher's on these episodes.
+        teacher, random: returns of those that it is compared with.
+    """
+
+    env_steps: int
+    updates: int
+    measured: tuple[tuple[str, int, Score, Interval], ...]
+    teacher: Score
+    random: Score

@@ -10,7 +10,7 @@ from policykd.config import FrontierConfig
 from policykd.evaluation import BLOCK, Interval, Score, extend_all, retention
 from policykd.prediction import Many, Policy
 from policykd.recipe import Recipe
-from policykd.rollouts import RANDOM, Panel
+from policykd.rollouts import RANDOM, Panel, native
 from policykd.selection import REPORT, SEEDS, SELECT
 
 __all__ = ["LOOKS", "Race", "Runner", "Standing", "first"]
@@ -81,9 +81,11 @@ class Race:
         scores: dict[int, Score] = {}
         playing = list(range(len(runners)))
         standings: list[Standing | None] = [None] * len(runners)
-        looks = [n for n in (_FEW, 2 * _FEW) if n < self.config.screen] + [self.config.screen]
+        # Episodes of a native vector depend on how many they are: one look, so that all play the same ones.
+        few = () if native(self.recipe) else (_FEW, 2 * _FEW)
+        looks = [n for n in few if n < self.config.screen] + [self.config.screen]
         for episodes in looks:
-            scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), self._seed(SELECT), BLOCK)
+            scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), self._seed(SELECT))
             for i in playing:
                 standings[i] = self._standing(scores[i], self._seed(SELECT), _DECIDES, 0.95)
             playing = self._undecided(runners, playing, standings)
@@ -130,7 +132,7 @@ class Race:
             episodes = blocks * BLOCK
             if not playing or episodes > self.config.max_episodes:
                 break
-            scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), seed, BLOCK, keep)
+            scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), seed, keep)
             for i in playing:
                 standings[i] = self._standing(scores[i], seed, BLOCK, _LEVEL)
             sure = [i for i, s in standings.items() if _low(s.kept) >= self.config.target]
@@ -142,13 +144,9 @@ class Race:
             ]
         return [standings[i] for i in range(len(runners))], proven
 
-    def teacher_score(self, episodes: int) -> Score:
-        """The teacher on the reported episodes, at least so many."""
-        return self._known[_TEACHER, self._seed(REPORT)] if episodes else self._known[_TEACHER, self._seed(SELECT)]
-
-    def random_score(self) -> Score:
-        """The random policy on the first of the reported episodes."""
-        return self._known[RANDOM, self._seed(REPORT)]
+    def references(self, purpose: int) -> tuple[Score, Score]:
+        """Teacher and random policy on the selecting (SELECT) or the reported episodes (REPORT), as far as played."""
+        return self._known[_TEACHER, self._seed(purpose)], self._known[RANDOM, self._seed(purpose)]
 
     def _seed(self, purpose: int) -> int:
         return purpose + SEEDS * self.config.seed
@@ -159,7 +157,6 @@ class Race:
         scores: Mapping[int, Score],
         episodes: Mapping[int, int],
         seed: int,
-        random: int,
         keep: int = 0,
     ) -> dict[int, Score]:
         """The runners' scores grown to so many episodes, and the teacher's and random policy's beside them."""
@@ -174,7 +171,7 @@ class Race:
             seats[start + runner.member] = i
         wanted = {seat: episodes[i] for seat, i in seats.items() if i in episodes}
         known = {seat: scores[i] for seat, i in seats.items() if i in scores}
-        for member, count in ((_TEACHER, max(episodes.values())), (RANDOM, random)):
+        for member, count in ((_TEACHER, max(episodes.values())), (RANDOM, BLOCK)):
             if (old := self._known.get((member, seed))) is not None:
                 known[member] = old
             wanted[member] = count

@@ -11,7 +11,7 @@ from typing import Any
 from policykd.evaluation import Interval, Kept, Score
 from policykd.prediction import Policy
 
-__all__ = ["Measured", "Report", "versions"]
+__all__ = ["Candidate", "FrontierReport", "Measured", "Report", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -27,6 +27,10 @@ def versions() -> dict[str, str]:
 
 def _finite(x: float | None) -> float | None:
     return None if x is None or not math.isfinite(x) else float(x)
+
+
+def _json(x: Any) -> Any:
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Report:
     seconds: Mapping[str, float]
     cpu_seconds: Mapping[str, float]
     config: Mapping[str, Any] = field(default_factory=dict)
-    history: tuple[Mapping[str, float], ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
     """One entry a selection: environment steps, updates, selection return and retention."""
     policy: Policy | None = field(default=None, repr=False, compare=False)
     """The trained student itself; not part of the JSON."""
@@ -118,7 +122,7 @@ class Report:
             "evaluations": self.evaluations,
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "cpu_seconds": {k: round(v, 3) for k, v in self.cpu_seconds.items()},
-            "history": [{k: v if math.isfinite(v) else None for k, v in look.items()} for look in self.history],
+            "history": [{k: _json(v) for k, v in look.items()} for look in self.history],
             "config": dict(self.config),
             "versions": versions(),
         }
@@ -130,3 +134,75 @@ class Report:
             f"{size}: return {s.return_mean:.1f} [{s.return_ci[0]:.1f}, {s.return_ci[1]:.1f}], "
             f"teacher {t.return_mean:.1f}, random {self.random.return_mean:.1f}; retention {self.retention}"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A size in the end: its best student, measured on episodes that chose nothing."""
+
+    name: str
+    policy: Policy = field(repr=False)
+    seed: int
+    """Which of the students of this size it is."""
+    retention: Interval
+    score: Score = field(repr=False)
+    size: int
+    """Bytes of the weights as they are saved."""
+    latency_us: float
+    """Median microseconds of one decision: ``predict`` on a single observation."""
+    cycles: int
+    """Cycles after which it was taught no more."""
+    seeds: tuple[tuple[int, Policy, float | None, int], ...] = field(repr=False)
+    """Every student of this size: seed, policy, retention on the selecting episodes, and how many these were."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrontierReport:
+    """What a frontier found: all sizes, smallest first, and the smallest that can be trusted."""
+
+    best: Report
+    """Of the chosen student; of the one with the highest lower bound where none is chosen."""
+    target: float
+    chosen: str | None
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def policy(self) -> Policy | None:
+        """The chosen student, or the best."""
+        return self.best.policy
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of report.json: those of the chosen (or best) student, and a list of all."""
+        return {
+            **self.best.to_dict(),
+            "target": self.target,
+            "chosen": self.chosen,
+            "candidates": [_fields(c) for c in self.candidates],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{c.name}: {c.policy.acting_parameters:,} parameters, retention {c.retention}" for c in self.candidates
+        ]
+        said = f"smallest at {self.target:g}: {self.chosen}" if self.chosen else f"none reaches {self.target:g}"
+        return "\n".join([*lines, said])
+
+
+def _fields(c: Candidate) -> dict[str, Any]:
+    kept = c.retention
+    return {
+        "name": c.name,
+        "path": None,
+        "params": c.policy.acting_parameters,
+        "bytes": c.size,
+        "retention": kept.value,
+        "retention_ci": None if kept.low is None or kept.high is None else [kept.low, kept.high],
+        **({"retention_reason": kept.reason} if kept.reason else {}),
+        "return_mean": c.score.mean,
+        "return_ci": list(c.score.ci()),
+        "episodes": c.score.episodes,
+        "latency_us": round(c.latency_us, 1),
+        "seed": c.seed,
+        "cycles": c.cycles,
+        "seeds": [{"seed": s, "retention": r, "episodes": n} for s, _, r, n in c.seeds],
+    }

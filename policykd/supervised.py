@@ -50,7 +50,7 @@ def interact(
     *,
     steps: int,
     beta: Mixture,
-    actor: Policy | Panel | None = None,
+    actor: Callable[[], Policy | Panel] | None = None,
     done: int = 0,
     taken: int = 0,
     clock: Clock | None = None,
@@ -66,7 +66,7 @@ def interact(
     Args:
         steps: environment steps of this cycle.
         beta: probability that the teacher acts.
-        actor: acts where the teacher does not; None for the learner's averaged student.
+        actor: who acts where the teacher does not, asked before each round; None for the learner's averaged student.
         done: environment steps at which this cycle begins.
         taken: environment steps taken so far (a cycle may begin with some of its own already in the memory).
         clock: gets the phases ``collect`` and ``learn``.
@@ -89,7 +89,7 @@ def interact(
         progress = Progress(taken, learner.updates, (taken - done) / steps)
         with clock.phase("collect"):
             wanted = min(vector_steps, -(-(end - taken) // collector.envs.num_envs))
-            rollout = collector.collect(wanted, actor or learner.averaged, beta(progress))
+            rollout = collector.collect(wanted, learner.averaged if actor is None else actor(), beta(progress))
             memory.add(rollout.batch)
         taken += rollout.steps
 

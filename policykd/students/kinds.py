@@ -134,6 +134,6 @@ def widest(spec: Spec, max_params: int) -> tuple[int, int]:
     return low, low
 
 
-def size_bytes(student: Student) -> int:
+def size_bytes(student: Policy) -> int:
     """Bytes of the student's weights as they are saved: heads, standard deviation and normaliser included."""
     return sum(t.numel() * t.element_size() for t in student.state_dict().values())

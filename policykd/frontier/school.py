@@ -1,0 +1,347 @@
+"""Students of many sizes taught from one stream of steps, and the best of each measured; it chooses no sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from policykd import students
+from policykd.clock import Clock
+from policykd.config import FrontierConfig
+from policykd.datasets import Ring
+from policykd.evaluation import Kept, compare_on
+from policykd.frontier.ladder import Rung
+from policykd.home import WARM_UP, first_steps, width
+from policykd.learner import Learner
+from policykd.losses.defaults import default_objective
+from policykd.news import FrontierLook, Tick
+from policykd.prediction import Obs, Origin, Policy, Progress, Update
+from policykd.race import Race, Runner, Standing, first
+from policykd.recipe import Recipe
+from policykd.report import Candidate, FrontierReport, Measured, Report
+from policykd.rollouts import Collector, Panel, make
+from policykd.selection import AS_GOOD, REPORT, SEEDS, SELECT
+from policykd.students import Cohort, Student, tree
+from policykd.supervised import ROUND, cosine, interact, mixture
+
+__all__ = ["School"]
+
+_REFITS = 4
+"""Times that a tree is fitted anew in a cycle, so that it too sees where its own mistakes lead."""
+
+_DECISIONS = 300
+"""Decisions that are timed."""
+
+_KEEP = 2_000
+"""Visited observations on which agreement, KL and value error are measured."""
+
+
+@dataclass(eq=False)
+class _Pupil:
+    """One student's place in the school."""
+
+    rung: int
+    seed: int
+    policy: Policy | None = None
+    """As it is now; a network that still learns is in the cohort."""
+    best: Policy | None = None
+    """As it was when it stood best."""
+    standing: Standing | None = None
+    live: bool = True
+    cycles: int = 0
+
+    @property
+    def value(self) -> float:
+        """Retention on the selecting episodes, -inf without one."""
+        return self._bound("value", float("-inf"))
+
+    @property
+    def low(self) -> float:
+        """The lower bound of it."""
+        return self._bound("low", float("-inf"))
+
+    @property
+    def high(self) -> float:
+        """The upper bound of it."""
+        return self._bound("high", float("inf"))
+
+    def _bound(self, name: str, without: float) -> float:
+        found = None if self.standing is None else vars(self.standing.kept)[name]
+        return without if found is None else float(found)
+
+
+class School:
+    """All students' way from the first observation to the report."""
+
+    def __init__(
+        self,
+        teacher: Policy,
+        recipe: Recipe,
+        config: FrontierConfig,
+        rungs: Sequence[Rung],
+        clock: Clock,
+        on_tick: Callable[[Tick], None] | None,
+        on_look: Callable[[FrontierLook], None] | None,
+    ) -> None:
+        self.teacher, self.recipe, self.config, self.rungs, self.clock = teacher, recipe, config, rungs, clock
+        self.on_tick, self.on_look = on_tick, on_look
+        self.race = Race(teacher, recipe, config, clock)
+        self.history: list[dict[str, Any]] = []
+        nets = [i for i, r in enumerate(rungs) if r.leaves is None]
+        # Students of one size side by side: they share products.
+        self.nets = [_Pupil(i, k) for i in nets for k in range(config.seeds)]
+        self.trees = [_Pupil(i, 0) for i, r in enumerate(rungs) if r.leaves is not None]
+        with clock.phase("collect"):
+            self.steps = first_steps(config, teacher.spec)
+            envs = make(recipe, width(config, recipe, usual=32), config.vector)
+            self.collector = Collector(
+                envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=bool(self.trees)
+            )
+            self.memory = Ring(config.memory, seed=config.seed, extra=False)
+            warm_up = self.collector.collect(-(-min(WARM_UP, self.steps) // envs.num_envs))
+            self.memory.add(warm_up.batch)
+            self.env_steps = warm_up.steps
+        self.learner: Learner | None = None
+        with clock.phase("learn"):
+            if self.nets:
+                objective = default_objective(teacher.spec, warm_up.batch.target, with_value=False, value_weight=0.0)
+                made = [self._student(p) for p in self.nets]
+                for student in made:
+                    students.adopt_scales(student, teacher, warm_up.batch)
+                self.learner = Learner(
+                    Cohort(made), objective, lr=cosine(config.learning_rate), average=config.average or None
+                )
+
+    def _student(self, pupil: _Pupil) -> Student:
+        hidden = self.rungs[pupil.rung].hidden
+        assert hidden is not None
+        student = students.suited(self.teacher, hidden, seed=1000 * self.config.seed + pupil.seed)
+        student.origin = self._origin(student)
+        return student
+
+    def _origin(self, policy: Policy) -> Origin:
+        return replace(
+            policy.origin,
+            env_id=self.recipe.env_id,
+            env_kwargs=self.recipe.env_kwargs,
+            wrappers=self.recipe.wrappers,
+            gamma=self.teacher.origin.gamma,
+        )
+
+    def run(self) -> str:
+        """Cycles of teaching and screening, until no size needs another or the budget or time is spent."""
+        for cycle in range(self.config.cycles):
+            in_time = self._teach(cycle)
+            self._screen(cycle)
+            if not in_time:
+                return "time"
+            if cycle + 1 < self.config.cycles and not self._drop():
+                return "converged"
+        return "budget"
+
+    def _live(self, pupils: Sequence[_Pupil]) -> list[_Pupil]:
+        return [p for p in pupils if p.live]
+
+    def _actor(self) -> Panel:
+        """Those who still learn, as they act."""
+        nets = [self.learner.averaged] if self.learner is not None else []
+        return Panel([*nets, *(p.policy for p in self._live(self.trees) if p.policy is not None)])
+
+    def _fit(self) -> None:
+        with self.clock.phase("learn"):
+            for pupil in self._live(self.trees):
+                leaves = self.rungs[pupil.rung].leaves
+                assert leaves is not None
+                grown = tree.fit(self.memory.all(), self.teacher.spec, max_leaf_nodes=leaves, seed=self.config.seed)
+                grown.origin = self._origin(grown)
+                pupil.policy = grown
+
+    def _teach(self, cycle: int) -> bool:
+        """One cycle; whether it came to its end in time."""
+        done, steps = (2**cycle - 1) * self.steps, 2**cycle * self.steps
+        beta = mixture(self.config, cycle)
+        total = self.steps * (2**self.config.cycles - 1)
+        refits = [done + steps * (i + 1) / _REFITS for i in range(_REFITS)]
+        self._fit()
+        for update in self._updates(steps, done, beta):
+            if update.progress.env_steps != self.env_steps:
+                self.env_steps = update.progress.env_steps
+                if self.on_tick is not None and self.learner is not None:
+                    self.on_tick(Tick(update, self.learner, self.collector, self.memory, total))
+                if refits and self.env_steps >= refits[0]:
+                    refits = [at for at in refits if at > self.env_steps]
+                    self._fit()
+                if self.config.max_seconds is not None and self.clock.elapsed > self.config.max_seconds:
+                    return False
+        self._fit()
+        return True
+
+    def _updates(self, steps: int, done: int, beta: Callable[[Progress], float]) -> Iterator[Update]:
+        if self.learner is not None:
+            yield from interact(
+                self.learner,
+                self.collector,
+                self.memory,
+                self.config,
+                steps=steps,
+                beta=beta,
+                actor=self._actor,
+                done=done,
+                taken=self.env_steps,
+                clock=self.clock,
+            )
+            return
+        taken = self.env_steps
+        while taken < done + steps:  # trees alone: there is nothing to update between rounds
+            progress = Progress(taken, 0, (taken - done) / steps)
+            with self.clock.phase("collect"):
+                rounds = max(1, ROUND // self.collector.envs.num_envs)
+                rollout = self.collector.collect(rounds, self._actor(), beta(progress))
+                self.memory.add(rollout.batch)
+            taken += rollout.steps
+            yield Update(0, torch.zeros(()), progress=replace(progress, env_steps=taken))
+
+    def _screen(self, cycle: int) -> None:
+        nets, trees = self._live(self.nets), self._live(self.trees)
+        cohort = None if self.learner is None else self.learner.averaged
+        runners = [Runner(p.rung, cohort, i) for i, p in enumerate(nets)] if isinstance(cohort, Cohort) else []
+        runners += [Runner(p.rung, p.policy) for p in trees if p.policy is not None]
+        standings = self.race.screen(runners)
+        for i, (pupil, standing) in enumerate(zip([*nets, *trees], standings, strict=True)):
+            pupil.cycles = cycle + 1
+            if standing.kept.value is None or standing.kept.value >= pupil.value:
+                if isinstance(cohort, Cohort) and i < len(nets):
+                    pupil.policy = cohort.member(i)
+                pupil.best, pupil.standing = pupil.policy, standing
+        updates = 0 if self.learner is None else self.learner.updates
+        for pupil, standing in zip([*nets, *trees], standings, strict=True):
+            self.history.append(
+                {
+                    "env_steps": self.env_steps,
+                    "updates": updates,
+                    "size": self.rungs[pupil.rung].name,
+                    "seed": pupil.seed,
+                    "return_mean": standing.score.mean,
+                    "length_mean": standing.score.mean_length,
+                    "retention": standing.kept.value,
+                    "episodes": standing.score.episodes,
+                }
+            )
+        if self.on_look is not None:
+            rows = [
+                (self.rungs[p.rung].name, p.seed, s.score, s.kept)
+                for p, s in zip([*nets, *trees], standings, strict=True)
+            ]
+            teacher, random = self.race.references(SELECT)
+            self.on_look(FrontierLook(self.env_steps, updates, tuple(rows), teacher, random))
+
+    def _drop(self) -> bool:
+        """Let those go who cannot win any more; whether anybody stays.
+
+        Nobody goes on a point estimate but those who need not win: sizes beyond one that is as good as its teacher.
+        """
+        pupils = [*self.nets, *self.trees]
+        by_rung = {i: [p for p in pupils if p.rung == i] for i in range(len(self.rungs))}
+        best = {i: max(group, key=lambda p: p.value) for i, group in by_rung.items()}
+        enough = max(self.config.target, AS_GOOD)
+        met = min((i for i, p in best.items() if p.value >= enough), default=len(self.rungs))
+        for pupil in pupils:
+            surest = max(p.low for p in by_rung[pupil.rung])
+            pupil.live = pupil.live and pupil.rung < met and pupil.high >= surest
+        racing = sorted({p.rung for p in pupils if p.live}, key=lambda i: -best[i].value)
+        better, worse = racing[: -(-len(racing) // 2)], racing[-(-len(racing) // 2) :]
+        bar = min((best[i].low for i in better), default=float("-inf"))
+        for i in worse:
+            if best[i].high < min(bar, self.config.target):
+                for pupil in by_rung[i]:
+                    pupil.live = False
+        if self.learner is not None:
+            assert isinstance(self.learner.student, Cohort)
+            were = [p for p in self.nets if p.cycles == max(q.cycles for q in self.nets)]
+            stay = [i for i, p in enumerate(were) if p.live]
+            self.learner = self.learner.kept(stay) if stay else None
+        return any(p.live for p in pupils)
+
+    def report(self, stopped_by: str) -> FrontierReport:
+        """Every size's best student, measured beside its teacher on episodes that chose nothing."""
+        self.collector.envs.close()
+        pupils = [p for p in (*self.nets, *self.trees) if p.best is not None]
+        chosen = [max((p for p in pupils if p.rung == i), key=lambda p: p.value) for i in {p.rung for p in pupils}]
+        chosen.sort(key=lambda p: _policy(p).acting_parameters)
+        standings, proven = self.race.decide([Runner(i, _policy(p)) for i, p in enumerate(chosen)], keep=_KEEP)
+        with self.clock.phase("evaluate"):
+            candidates = [
+                self._candidate(p, s, [q for q in pupils if q.rung == p.rung])
+                for p, s in zip(chosen, standings, strict=True)
+            ]
+            lows = [float("-inf") if s.kept.low is None else s.kept.low for s in standings]
+            top = int(np.argmax(lows)) if proven is None else proven
+            score, policy = standings[top].score, _policy(chosen[top])
+            kept = Kept(float("nan"), None, None)
+            if score.obs is not None:
+                kept = compare_on(score.obs, policy, self.teacher, score.masks)
+        teacher, random = self.race.references(REPORT)
+        best = Report(
+            kind="frontier",
+            env_id=self.recipe.env_id,
+            method=self.config.method,
+            seed=self.config.seed,
+            stopped_by=stopped_by,
+            teacher=Measured.of(first(teacher, score.episodes), self.teacher),
+            student=Measured.of(score, policy, students.size_bytes(policy)),
+            random=Measured.of(random),
+            retention=standings[top].kept,
+            kept=kept,
+            env_steps=self.env_steps,
+            updates=max((int(look["updates"]) for look in self.history), default=0),
+            evaluations=self.race.played,
+            seconds={**self.clock.wall, "total": self.clock.elapsed},
+            cpu_seconds=dict(self.clock.cpu),
+            config=asdict(self.config),
+            history=tuple(self.history),
+            policy=policy,
+        )
+        return FrontierReport(
+            best, self.config.target, None if proven is None else candidates[proven].name, tuple(candidates)
+        )
+
+    def _candidate(self, pupil: _Pupil, standing: Standing, siblings: Sequence[_Pupil]) -> Candidate:
+        policy = _policy(pupil)
+        return Candidate(
+            self.rungs[pupil.rung].name,
+            policy,
+            pupil.seed,
+            standing.kept,
+            standing.score,
+            students.size_bytes(policy),
+            _latency(policy, standing.score.obs),
+            pupil.cycles,
+            tuple(
+                (p.seed, _policy(p), p.standing.kept.value, p.standing.score.episodes)
+                for p in siblings
+                if p.standing is not None
+            ),
+        )
+
+
+def _policy(pupil: _Pupil) -> Policy:
+    assert pupil.best is not None
+    return pupil.best
+
+
+def _latency(policy: Policy, obs: Obs | None) -> float:
+    """Median microseconds of ``predict`` on one observation."""
+    if obs is None:
+        return float("nan")
+    one: Any = {k: v[0].numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs[0].numpy()
+    spent = []
+    for _ in range(_DECISIONS):
+        began = time.perf_counter()
+        policy.predict(one, deterministic=True)
+        spent.append(time.perf_counter() - began)
+    return float(np.median(spent)) * 1e6
