@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,22 @@ from policykd.errors import DistributionError, UsageError
 from policykd.intervals import Interval, check_level, mean_interval, ratio_interval, student_t_interval
 from policykd.prediction import Obs, Policy
 from policykd.recipe import Recipe, load
-from policykd.rollouts.episodes import play
+from policykd.rollouts.episodes import play_panel
+from policykd.rollouts.panel import RANDOM, Panel
 from policykd.rollouts.vector import native
 
-__all__ = ["BLOCK", "Interval", "Kept", "Score", "compare_on", "evaluate", "extend", "retention", "student_t_interval"]
+__all__ = [
+    "BLOCK",
+    "Interval",
+    "Kept",
+    "Score",
+    "compare_on",
+    "evaluate",
+    "extend",
+    "extend_all",
+    "retention",
+    "student_t_interval",
+]
 
 BLOCK = 100
 """Episodes come in blocks of this many seeds, so that the same block means the same episodes for every policy."""
@@ -68,6 +80,7 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     keep: int = 0,
+    workers: int | None = None,
 ) -> Score:
     """Play ``episodes`` whole episodes on fixed seeds.
 
@@ -77,11 +90,12 @@ def evaluate(
         seed: episode i has seed ``seed + i`` (native vector implementations: block number k, of 100 episodes, has
             seed ``seed + 100 k``).
         keep: visited observations to hold in ``Score.obs``.
+        workers: processes that play, None for one a core; the result does not depend on it.
     """
     if episodes < 1:
         raise UsageError("evaluate.episodes", f"{episodes} episodes", "at least 1")
     recipe = env if isinstance(env, Recipe) else load(env, wrappers=policy.origin.wrappers if policy else ())
-    return extend(None, policy, recipe, episodes, seed=seed, deterministic=deterministic, keep=keep)
+    return extend(None, policy, recipe, episodes, seed=seed, deterministic=deterministic, keep=keep, workers=workers)
 
 
 def extend(
@@ -93,25 +107,72 @@ def extend(
     seed: int = 0,
     deterministic: bool = True,
     keep: int = 0,
+    workers: int | None = None,
 ) -> Score:
     """``score`` grown to ``episodes`` episodes by playing only the missing ones, in whole blocks but for the last."""
+    member, panel = (RANDOM, Panel(())) if policy is None else (0, Panel((policy,)))
+    return extend_all(
+        {member: score},
+        panel,
+        recipe,
+        {member: episodes},
+        seed=seed,
+        deterministic=deterministic,
+        keep=keep,
+        workers=workers,
+    )[member]
+
+
+def extend_all(
+    scores: Mapping[int, Score | None],
+    panel: Panel,
+    recipe: Recipe,
+    episodes: Mapping[int, int],
+    *,
+    seed: int = 0,
+    deterministic: bool = True,
+    keep: int = 0,
+    workers: int | None = None,
+) -> dict[int, Score]:
+    """The scores of members of a panel, each grown to its own number of episodes, all in one pass.
+
+    Args:
+        scores: what is known of a member, on the same seeds; None, or nothing, where it has not played.
+        episodes: how many a member shall have; whoever has as many keeps its score as it is.
+        keep: visited observations of those who have none in their score.
+
+    Returns:
+        One score for each member of ``episodes``. The seconds of the pass are shared out by environment steps.
+    """
     began = time.perf_counter()
-    done = score.episodes if score else 0
-    if score is not None and done >= episodes:
-        return score
+    known = {member: scores.get(member) for member in episodes}
+    done = {m: score.episodes if score else 0 for m, score in known.items()}
+    short = [m for m in episodes if known[m] is None or done[m] < episodes[m]]
     if native(recipe) or not deterministic:
-        done -= done % BLOCK  # episodes of a vector, and draws, depend on its width: a block cut short is played again
-    parts = [(score.returns[:done], score.lengths[:done])] if score else []
-    obs, masks = (score.obs, score.masks) if score else (None, None)
-    while done < episodes:
-        count = min(BLOCK, episodes - done)
-        played = play(policy, recipe, range(seed + done, seed + done + count), deterministic=deterministic, keep=keep)
-        parts.append((played.returns, played.lengths))
-        obs, masks = (played.obs, played.masks) if obs is None else (obs, masks)
-        done += count
-    returns, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
-    spent = (score.seconds if score else 0.0) + time.perf_counter() - began
-    return Score(returns, lengths, seed, spent, obs, masks)
+        # Episodes of a vector, and draws, depend on its width: a block cut short is played again.
+        done = {m: count - count % BLOCK for m, count in done.items()}
+    played = play_panel(
+        panel,
+        recipe,
+        [(m, seed + i) for m in short for i in range(done[m], episodes[m])],
+        deterministic=deterministic,
+        keep=keep,
+        block=BLOCK,
+        workers=workers,
+    )
+    spent, steps = time.perf_counter() - began, max(1, int(played.lengths.sum()))
+    grown = {m: score for m, score in known.items() if score is not None}
+    for m in short:
+        score, own = known[m], played.of(m)
+        returns, lengths = own.returns, own.lengths
+        obs, masks, seconds = own.obs, own.masks, spent * own.steps / steps
+        if score is not None:
+            returns = np.concatenate([score.returns[: done[m]], returns])
+            lengths = np.concatenate([score.lengths[: done[m]], lengths])
+            obs, masks = (obs, masks) if score.obs is None else (score.obs, score.masks)
+            seconds += score.seconds
+        grown[m] = Score(returns, lengths, seed, seconds, obs, masks)
+    return grown
 
 
 def retention(

@@ -22,7 +22,7 @@ from policykd.evaluation import evaluate
 from policykd.news import Look, Tick
 from policykd.prediction import Spec
 from policykd.report import Report
-from policykd.rollouts import Collector, make
+from policykd.rollouts import RANDOM, Collector, make
 from policykd.supervised import label
 
 SHORT = kd.Recipe("CartPole-v1", env_kwargs={"max_episode_steps": 60})
@@ -56,13 +56,16 @@ def report() -> Report:
 def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, range]]:
     """(who, seeds) of every block of episodes that is played."""
     found: list[tuple[str, range]] = []
-    play = evaluation.play
+    play = evaluation.play_panel
 
-    def noted(policy: Any, recipe: Any, seeds: range, **how: Any) -> Any:
-        found.append((type(policy).__name__, seeds))
-        return play(policy, recipe, seeds, **how)
+    def noted(panel: Any, recipe: Any, pairs: Any, **how: Any) -> Any:
+        for member in {m for m, _ in pairs}:
+            who = "random" if member == RANDOM else type(panel.policies[panel.policy_of(member)]).__name__
+            seeds = [seed for m, seed in pairs if m == member]
+            found.append((who, range(seeds[0], seeds[-1] + 1)))
+        return play(panel, recipe, pairs, **how)
 
-    monkeypatch.setattr(evaluation, "play", noted)
+    monkeypatch.setattr(evaluation, "play_panel", noted)
     return found
 
 

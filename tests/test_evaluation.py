@@ -138,7 +138,7 @@ def test_same_call_same_result_and_draws_are_seeded() -> None:
 
 def test_observations_are_kept_from_all_of_the_play() -> None:
     told = Told(Diary.spec_of, lambda obs: torch.zeros(len(obs), 2))
-    score = extend(None, told, recipe.load(Diary), 100, keep=60)
+    score = extend(None, told, recipe.load(Diary), 100, keep=60, workers=1)
     assert score.obs is not None and score.obs.shape == (60, 3)
     acted_on = {tuple(row) for row in torch.cat(told.seen).tolist()}
     assert {tuple(row) for row in score.obs.tolist()} <= acted_on

@@ -1,22 +1,35 @@
-"""Whole episodes of one policy on given seeds, none of them chosen by its length; it draws no conclusions."""
+"""Whole episodes of policies on given seeds, none of them chosen by its length; it draws no conclusions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector.utils import create_empty_array
 from torch import Tensor
 
-from policykd.distributions import masked
-from policykd.prediction import Obs, Policy, map_obs, obs_tensor
+from policykd.prediction import Many, Obs, Policy
 from policykd.recipe import Recipe
+from policykd.rollouts.panel import RANDOM, Panel
 from policykd.rollouts.vector import make, native
+from policykd.rollouts.visited import Sampled, Visited, spread
+from policykd.rollouts.workers import each
 
-__all__ = ["Episodes", "play"]
+__all__ = ["CHUNK", "Episodes", "Played", "play", "play_panel"]
+
+CHUNK = 25
+"""Episodes of one policy that are played together: the unit of a batch, and of what one process takes at a time."""
+
+_TOGETHER = 4  # native vectors of a Many's members stepped side by side
+_BLOCKS = 8  # native vectors that are worth other processes: one takes some 0.1 s at most
+
+_Pair: TypeAlias = tuple[int, int]  # member, seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +39,16 @@ class Episodes:
     Attributes:
         returns: undiscounted returns, ``[n]``.
         lengths: environment steps, ``[n]``.
-        obs: up to ``keep`` of the raw observations that were acted on, spread evenly over time.
+        obs: up to ``keep`` of the raw observations that were acted on, spread evenly over the play.
         masks: the actions that were allowed there, ``[n, a]`` bool; None where the environment says nothing.
+        cpu_seconds: processor time of other processes than this one.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     obs: Obs | None
     masks: Tensor | None = None
+    cpu_seconds: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -41,46 +56,147 @@ class Episodes:
         return int(self.lengths.sum())
 
 
-class _Sampled:
-    """Keeps every k-th vector of observations, doubling k (and dropping every other one) at twice ``limit`` rows."""
+@dataclass(frozen=True, eq=False)
+class Played:
+    """One finished episode a pair of member and seed, in the order of the pairs.
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.stride, self.seen = limit, 1, 0
-        self.kept: list[Any] = []
-        self.masks: list[np.ndarray] = []
+    Attributes:
+        members: who played, ``[n]``.
+        returns: undiscounted returns, ``[n]``.
+        lengths: environment steps, ``[n]``.
+        visited: for each member, up to ``keep`` of the raw observations that it acted on, and what was allowed there.
+        cpu_seconds: processor time of other processes than this one.
+    """
 
-    def add(self, obs: Any, masks: np.ndarray | None) -> None:
-        if self.limit and self.seen % self.stride == 0:
-            self.kept.append({k: v.copy() for k, v in obs.items()} if isinstance(obs, dict) else obs.copy())
-            self.masks += [] if masks is None else [masks]
-            rows = sum(len(next(iter(o.values())) if isinstance(o, dict) else o) for o in self.kept)
-            if rows > 2 * self.limit:
-                self.kept, self.masks, self.stride = self.kept[::2], self.masks[::2], self.stride * 2
-        self.seen += 1
+    members: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    visited: Mapping[int, tuple[Obs | None, Tensor | None]]
+    cpu_seconds: float = 0.0
 
-    def rows(self) -> tuple[Obs | None, Tensor | None]:
-        """Observations, and the masks beside them where there are any."""
-        if not self.kept:
-            return None, None
-        first = self.kept[0]
-        stacked: Any
-        if isinstance(first, dict):
-            stacked = {k: np.concatenate([o[k] for o in self.kept]) for k in first}
-        else:
-            stacked = np.concatenate(self.kept)
-        tensors = obs_tensor(stacked)
-        n = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
-        rows = torch.linspace(0, n - 1, min(n, self.limit)).long()
-        masks = torch.from_numpy(np.concatenate(self.masks))[rows] if self.masks else None
-        return map_obs(tensors, lambda t: t[rows]), masks
+    def of(self, member: int) -> Episodes:
+        """The episodes of one member, in the order of its pairs; their processor time is everybody's."""
+        rows = self.members == member
+        return Episodes(
+            self.returns[rows], self.lengths[rows], *self.visited.get(member, (None, None)), self.cpu_seconds
+        )
 
 
-def _actions(policy: Policy, obs: Any, masks: np.ndarray | None, generator: torch.Generator | None) -> np.ndarray:
-    dist = policy(obs_tensor(obs), values=False).dist
-    if masks is not None:
-        dist = masked(dist, torch.from_numpy(masks))
-    action: Tensor = dist.mode() if generator is None else dist.sample(generator)
-    return policy.spec.to_env(action)
+_Chunk: TypeAlias = tuple[np.ndarray, np.ndarray, dict[int, Visited]]  # returns, lengths, visited
+
+
+def play(
+    policy: Policy | None,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    deterministic: bool = True,
+    keep: int = 0,
+    slots: int = CHUNK,
+    workers: int | None = None,
+) -> Episodes:
+    """Play one whole episode on each seed: ``play_panel`` for one policy, or None for uniformly random actions.
+
+    Args:
+        seeds: one an episode; where the id has a native vector implementation, the first seeds them all.
+
+    Returns:
+        Returns and lengths in the order of ``seeds``. The same call gives the same result.
+    """
+    member, panel = (RANDOM, Panel(())) if policy is None else (0, Panel((policy,)))
+    pairs = [(member, seed) for seed in seeds]
+    how: dict[str, Any] = {"deterministic": deterministic, "keep": keep, "slots": slots, "workers": workers}
+    return play_panel(panel, recipe, pairs, block=max(1, len(pairs)), **how).of(member)
+
+
+def play_panel(
+    panel: Panel,
+    recipe: Recipe,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    deterministic: bool = True,
+    keep: int = 0,
+    slots: int = CHUNK,
+    block: int = 100,
+    workers: int | None = None,
+) -> Played:
+    """Play one whole episode for each pair of a member of the panel and a seed.
+
+    The pairs are cut into chunks of episodes that one policy plays side by side. How depends on the pairs alone, so
+    that the results are the same for any number of ``workers``; and a policy's do not depend on who else plays.
+
+    Args:
+        pairs: member (-1: uniformly random actions) and seed. Where the id has a native vector implementation, each
+            member's pairs are cut in their order into vectors of ``block`` episodes, seeded by the first pair's seed.
+        deterministic: act with the distributions' modes.
+        keep: how many of each member's visited observations to return.
+        slots: environments stepped side by side, at most; a free one takes the chunk's next pair.
+        block: episodes of a native vector.
+        workers: processes; None for one a core, 8 at most. Work that is not worth a second process stays in this one.
+
+    Raises:
+        UsageError: ``panel.member`` for a member that the panel does not have.
+        EnvError: ``env.worker`` when a process dies. What an environment or a policy raises arrives as it is.
+    """
+    vectors = native(recipe)
+    chunks = _natives(panel, pairs, block) if vectors else _singles(panel, pairs, block)
+    count = Counter(member for member, _ in pairs)
+
+    def task(k: int) -> _Chunk:
+        rows = [[pairs[i] for i in part] for part in chunks[k]]
+        mine = Counter(member for part in rows for member, _ in part)
+        # Twice a chunk's fair share: another may have seen more than its own.
+        kept = {m: Sampled(min(keep, math.ceil(2 * keep * mine[m] / count[m]))) for m in mine if keep}
+        generator = None if deterministic else torch.Generator().manual_seed(rows[0][0][1])
+        with torch.no_grad():
+            if vectors:
+                returns, lengths = _play_native(panel, recipe, rows, generator, kept)
+            else:
+                returns, lengths = _play_singly(panel, recipe, rows[0], generator, kept, slots)
+        return returns, lengths, {m: found for m, sampled in kept.items() if (found := sampled.visited())}
+
+    worth = not vectors or sum(map(len, chunks)) >= _BLOCKS
+    found, cpu_seconds = each(task, len(chunks), workers if worth else 1)
+    returns, lengths = np.zeros(len(pairs)), np.zeros(len(pairs), int)
+    visited: dict[int, list[Visited]] = {member: [] for member in count}
+    for chunk, (earned, taken, seen) in zip(chunks, found, strict=True):
+        rows = [i for part in chunk for i in part]
+        returns[rows], lengths[rows] = earned, taken
+        for member, part in seen.items():
+            visited[member].append(part)
+    members = np.array([member for member, _ in pairs], int)
+    return Played(members, returns, lengths, {m: spread(parts, keep) for m, parts in visited.items()}, cpu_seconds)
+
+
+def _grouped(keys: Sequence[int]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return groups
+
+
+def _cut(rows: list[Any], size: int, evenly: bool = False) -> list[list[Any]]:
+    if evenly:
+        size = math.ceil(len(rows) / math.ceil(len(rows) / size))
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _singles(panel: Panel, pairs: Sequence[_Pair], block: int) -> list[list[list[int]]]:
+    """Chunks of one part each: the pairs, by number, of one policy."""
+    policies = _grouped([panel.policy_of(member) for member, _ in pairs])
+    return [[part] for rows in policies.values() for own in _cut(rows, block) for part in _cut(own, CHUNK, evenly=True)]
+
+
+def _natives(panel: Panel, pairs: Sequence[_Pair], block: int) -> list[list[list[int]]]:
+    """Chunks of parts, each of which is a vector: of one member each, and several only where one call serves them."""
+    vectors: dict[int, list[list[int]]] = {}
+    for member, rows in _grouped([member for member, _ in pairs]).items():
+        vectors.setdefault(panel.policy_of(member), []).extend(_cut(rows, block))
+    chunks = []
+    for policy, parts in vectors.items():
+        many = policy != RANDOM and isinstance(panel.policies[policy], Many)
+        chunks += _cut(parts, _TOGETHER if many else 1)
+    return chunks
 
 
 def _masks(envs: list[gym.Env]) -> np.ndarray:
@@ -94,101 +210,114 @@ def _random(env: gym.Env) -> Any:
     return space.sample(mask)
 
 
-def _gather(obs: list[Any]) -> Any:
-    return {k: np.stack([o[k] for o in obs]) for k in obs[0]} if isinstance(obs[0], dict) else np.stack(obs)
-
-
 def _play_native(
-    policy: Policy | None, recipe: Recipe, seeds: Sequence[int], generator: torch.Generator | None, sampled: _Sampled
+    panel: Panel,
+    recipe: Recipe,
+    parts: list[list[_Pair]],
+    generator: torch.Generator | None,
+    kept: Mapping[int, Sampled],
 ) -> tuple[np.ndarray, np.ndarray]:
-    # A native vector takes one integer: (seeds[0], n) is then the seed, the same for every policy.
-    n = len(seeds)
-    envs = make(recipe, n)
-    envs.action_space.seed(seeds[0])
-    obs = envs.reset(seed=seeds[0])[0]
+    # A native vector takes one integer: (first seed, n) is then the seed, the same for every policy.
+    widths = [len(part) for part in parts]
+    starts, n = np.cumsum([0, *widths]), sum(widths)
+    who = np.array([member for part in parts for member, _ in part])
     returns, lengths, live = np.zeros(n), np.zeros(n, int), np.full(n, True)
-    while live.any():
-        sampled.add(obs[live], None)
-        action = envs.action_space.sample() if policy is None else _actions(policy, obs, None, generator)
-        obs, reward, terminated, truncated, _ = envs.step(action)
-        returns += np.where(live, reward, 0.0)
-        lengths += live
-        live &= ~(terminated | truncated)
-    envs.close()
+    obs: dict[int, Any] = {}
+    envs = []
+    try:
+        for k, part in enumerate(parts):
+            envs.append(make(recipe, len(part)))
+            envs[k].action_space.seed(part[0][1])
+            obs[k] = envs[k].reset(seed=part[0][1])[0]
+        while obs:
+            spans = {k: slice(starts[k], starts[k + 1]) for k in obs}
+            actions = {}
+            if who[0] != RANDOM:
+                rows = np.concatenate([np.arange(span.start, span.stop) for span in spans.values()])
+                joined = _side_by_side(list(obs.values()))
+                for member, sampled in kept.items():
+                    sampled.add(joined, None, live[rows] & (who[rows] == member))
+                answers = panel.answer(joined, who[rows], generator=generator)
+                cuts = np.cumsum([widths[k] for k in obs])[:-1]
+                actions = dict(zip(obs, np.split(answers, cuts), strict=True))
+            for k, span in spans.items():
+                action = actions[k] if actions else envs[k].action_space.sample()
+                obs[k], reward, terminated, truncated, _ = envs[k].step(action)
+                returns[span] += np.where(live[span], reward, 0.0)
+                lengths[span] += live[span]
+                live[span] &= ~(terminated | truncated)
+                if not live[span].any():
+                    del obs[k]
+    finally:
+        for env in envs:
+            env.close()
     return returns, lengths
+
+
+def _side_by_side(obs: list[Any]) -> Any:
+    if len(obs) == 1:
+        return obs[0]
+    return {k: np.concatenate([o[k] for o in obs]) for k in obs[0]} if isinstance(obs[0], dict) else np.concatenate(obs)
 
 
 def _play_singly(
-    policy: Policy | None,
+    panel: Panel,
     recipe: Recipe,
-    seeds: Sequence[int],
+    pairs: list[_Pair],
     generator: torch.Generator | None,
-    sampled: _Sampled,
+    kept: Mapping[int, Sampled],
     slots: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    envs: list[gym.Env] = [recipe.make() for _ in range(min(slots, len(seeds)))]
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
-    waiting = list(range(len(seeds)))[::-1]
-    masks_known = envs[0].has_wrapper_attr("action_masks")
-    # live: (slot, which seed, observation); a free slot takes the next seed, so every seed is played and played out.
-    live: list[tuple[gym.Env, int, Any]] = []
+    returns, lengths = np.zeros(len(pairs)), np.zeros(len(pairs), int)
+    members = np.array([member for member, _ in pairs])
+    envs: list[gym.Env] = []
+    try:
+        envs += [recipe.make() for _ in range(min(slots, len(pairs)))]
+        masks_known = envs[0].has_wrapper_attr("action_masks")
+        # Row j belongs to live[j]; written in place, because a step of a small environment costs little more than a
+        # new array.
+        board: Any = create_empty_array(envs[0].observation_space, len(envs))
+        waiting = iter(range(len(pairs)))
+        live: list[tuple[gym.Env, int]] = []  # environment, which pair
 
-    def begin(env: gym.Env) -> None:
-        if waiting:
-            i = waiting.pop()
-            env.action_space.seed(seeds[i])
-            live.append((env, i, env.reset(seed=seeds[i])[0]))
-
-    for env in envs:
-        begin(env)
-    while live:
-        if policy is None:
-            actions: Any = [_random(env) if masks_known else env.action_space.sample() for env, _, _ in live]
-        else:
-            obs = _gather([o for _, _, o in live])
-            masks = _masks([env for env, _, _ in live]) if masks_known else None
-            sampled.add(obs, masks)
-            actions = _actions(policy, obs, masks, generator)
-        running, live = live, []
-        for (env, i, _), action in zip(running, actions, strict=True):
-            seen, reward, terminated, truncated, _ = env.step(action)
-            returns[i] += float(reward)
-            lengths[i] += 1
-            if terminated or truncated:
-                begin(env)
+        def put(row: int, seen: Any) -> None:
+            if isinstance(board, dict):
+                for key, column in board.items():
+                    column[row] = seen[key]
             else:
-                live.append((env, i, seen))
-    for env in envs:
-        env.close()
+                board[row] = seen
+
+        def begin(env: gym.Env) -> None:
+            # A free slot takes the next pair, so every seed is played and played out.
+            for i in waiting:
+                env.action_space.seed(pairs[i][1])
+                put(len(live), env.reset(seed=pairs[i][1])[0])
+                live.append((env, i))
+                return
+
+        for env in envs:
+            begin(env)
+        while live:
+            if members[0] == RANDOM:
+                actions: Any = [_random(env) if masks_known else env.action_space.sample() for env, _ in live]
+            else:
+                obs = {k: v[: len(live)] for k, v in board.items()} if isinstance(board, dict) else board[: len(live)]
+                masks = _masks([env for env, _ in live]) if masks_known else None
+                who = members[[i for _, i in live]]
+                for member, sampled in kept.items():
+                    sampled.add(obs, masks, who == member)
+                actions = panel.answer(obs, who, masks=masks, generator=generator)
+            running, live = live, []
+            for (env, i), action in zip(running, actions, strict=True):
+                seen, reward, terminated, truncated, _ = env.step(action)
+                returns[i] += float(reward)
+                lengths[i] += 1
+                if terminated or truncated:
+                    begin(env)
+                else:
+                    put(len(live), seen)
+                    live.append((env, i))
+    finally:
+        for env in envs:
+            env.close()
     return returns, lengths
-
-
-def play(
-    policy: Policy | None,
-    recipe: Recipe,
-    seeds: Sequence[int],
-    *,
-    deterministic: bool = True,
-    keep: int = 0,
-    slots: int = 50,
-) -> Episodes:
-    """Play one whole episode on each seed.
-
-    Args:
-        policy: None draws uniformly random actions.
-        seeds: one an episode; where the id has a native vector implementation, the first seeds them all.
-        deterministic: act with the distribution's mode.
-        keep: how many of the visited observations to return.
-        slots: environments stepped side by side.
-
-    Returns:
-        Returns and lengths in the order of ``seeds``. The same call gives the same result.
-    """
-    generator = None if deterministic else torch.Generator().manual_seed(seeds[0])
-    sampled = _Sampled(keep)
-    with torch.no_grad():
-        if native(recipe):
-            returns, lengths = _play_native(policy, recipe, seeds, generator, sampled)
-        else:
-            returns, lengths = _play_singly(policy, recipe, seeds, generator, sampled, slots)
-    return Episodes(returns, lengths, *sampled.rows())
