@@ -231,23 +231,26 @@ def _play_native(
             obs[k] = envs[k].reset(seed=part[0][1])[0]
         while obs:
             spans = {k: slice(starts[k], starts[k + 1]) for k in obs}
-            actions = {}
-            if who[0] != RANDOM:
-                rows = np.concatenate([np.arange(span.start, span.stop) for span in spans.values()])
-                joined = _side_by_side(list(obs.values()))
-                for member, sampled in kept.items():
-                    sampled.add(joined, None, live[rows] & (who[rows] == member))
-                answers = panel.answer(joined, who[rows], generator=generator)
-                cuts = np.cumsum([widths[k] for k in obs])[:-1]
-                actions = dict(zip(obs, np.split(answers, cuts), strict=True))
-            for k, span in spans.items():
-                action = actions[k] if actions else envs[k].action_space.sample()
-                obs[k], reward, terminated, truncated, _ = envs[k].step(action)
-                returns[span] += np.where(live[span], reward, 0.0)
-                lengths[span] += live[span]
-                live[span] &= ~(terminated | truncated)
-                if not live[span].any():
-                    del obs[k]
+            rows = np.concatenate([np.arange(span.start, span.stop) for span in spans.values()])
+            cuts, asked, over = np.cumsum([widths[k] for k in obs])[:-1], who[rows], False
+            while not over:
+                actions: Any = None
+                if who[0] != RANDOM:
+                    joined = _side_by_side(list(obs.values()))
+                    for member, sampled in kept.items():
+                        sampled.add(joined, None, live[rows] & (asked == member))
+                    answers = panel.answer(joined, asked, generator=generator)
+                    actions = dict(zip(obs, np.split(answers, cuts) if len(cuts) else [answers], strict=True))
+                for k, span in spans.items():
+                    action = envs[k].action_space.sample() if actions is None else actions[k]
+                    obs[k], reward, terminated, truncated, _ = envs[k].step(action)
+                    on = live[span]
+                    returns[span] += np.where(on, reward, 0.0)
+                    lengths[span] += on
+                    on &= ~(terminated | truncated)
+                    if not on.any():
+                        del obs[k]
+                        over = True
     finally:
         for env in envs:
             env.close()

@@ -74,6 +74,8 @@ class Panel:
             masks: allowed actions, ``[n, a]`` bool; None for all.
             generator: draws the actions; None takes the modes.
         """
+        if len(self.policies) == 1:
+            return self._act(0, obs, who, masks, generator)
         policies = self._policy_of[who]
         if (policies == policies[0]).all():
             return self._act(policies[0], obs, who, masks, generator)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar, cast
 
 import torch
@@ -82,7 +82,7 @@ def _one_thread() -> Iterator[None]:
 def _forked(task: Callable[[int], T], count: int, processes: int) -> tuple[list[T], float]:
     results: dict[int, T] = {}
     seconds: dict[Connection, float] = {}
-    children: dict[Connection, ForkProcess] = {}
+    children: dict[Connection, BaseProcess] = {}
     waiting = iter(range(count))
     try:
         for _ in range(processes):
@@ -115,7 +115,7 @@ def _forked(task: Callable[[int], T], count: int, processes: int) -> tuple[list[
     return [results[i] for i in range(count)], sum(seconds.values())
 
 
-def _start(task: Callable[[int], Any], children: dict[Connection, ForkProcess]) -> None:
+def _start(task: Callable[[int], Any], children: dict[Connection, BaseProcess]) -> None:
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     child = context.Process(target=_serve, args=(task, theirs, [*children, mine]), name="policykd-worker")
@@ -133,14 +133,14 @@ def _start(task: Callable[[int], Any], children: dict[Connection, ForkProcess]) 
         theirs.close()  # the child's end has closed when the child has died, and no later child holds it
 
 
-def _send(line: Connection, i: int, children: dict[Connection, ForkProcess]) -> None:
+def _send(line: Connection, i: int, children: dict[Connection, BaseProcess]) -> None:
     try:
         line.send_bytes(pickle.dumps(i))
     except OSError:
         raise _died(children[line]) from None
 
 
-def _receive(line: Connection, children: dict[Connection, ForkProcess]) -> tuple[bool, float, Any]:
+def _receive(line: Connection, children: dict[Connection, BaseProcess]) -> tuple[bool, float, Any]:
     try:
         done, seconds, found, where = pickle.loads(line.recv_bytes())
     except (EOFError, OSError):
@@ -150,7 +150,7 @@ def _receive(line: Connection, children: dict[Connection, ForkProcess]) -> tuple
     return done, seconds, found
 
 
-def _died(child: ForkProcess) -> EnvError:
+def _died(child: BaseProcess) -> EnvError:
     child.join(_PATIENCE)
     code = child.exitcode
     if code is None:
