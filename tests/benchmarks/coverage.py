@@ -5,8 +5,8 @@
 One line a law and a number of episodes: how often the lower bound is at or below the true retention, the upper at or
 above it, the interval around it, and its mean half-width. The random policy's 100 returns are normal, 20 +- 10; the
 teacher's mean is 500 and so is what a student earns that does not crash. --before adds two intervals for comparison:
-the percentile bootstrap with one pseudo-episode and without any. A line takes 2 to 5 seconds at 2,000 draws, all laws at
-three numbers of episodes some minutes.
+the percentile bootstrap with one pseudo-episode and without any. A line takes 2 to 5 seconds at 2,000 draws, all laws
+at three numbers of episodes about ten minutes.
 """
 
 from __future__ import annotations
