@@ -31,7 +31,7 @@ from policykd.supervised import cosine, interact, mixture, replay
 
 __all__ = ["Look", "Tick", "distill", "recipe_for"]
 
-_FIRST_LOOK = 1024
+_FIRST_LOOK = 256
 """Environment steps learnt from before a student is first measured against ``until_retention``."""
 
 

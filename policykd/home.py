@@ -17,7 +17,7 @@ from policykd.rollouts import native
 
 __all__ = ["WARM_UP", "first_steps", "recipe_for", "width"]
 
-WARM_UP = 2048
+WARM_UP = 1024
 """Rows that set the scales (normaliser, values, Q) before the first gradient step."""
 
 _STEPS_A_NUMBER = 3_000
