@@ -42,8 +42,8 @@ class Teaching:
     method: Method = "dagger"
     """Whose states are learnt from: the teacher's, the student's, both (from the first to the second), a dataset's."""
     steps: int | None = None
-    """Environment steps of the first cycle, until the learning rate has decayed; None: 3,000 a number in the spaces."""
-    cycles: int = 3
+    """Environment steps of the first cycle, until the learning rate has decayed; None: 1,500 a number in the spaces."""
+    cycles: int = 4
     """Cycles at most, each twice as long as the last; another begins only while the student is short of its teacher."""
     rows_per_update: int = 10
     """Environment steps for each gradient step."""
@@ -114,7 +114,7 @@ class DistillConfig(Teaching):
 class FrontierConfig(Teaching):
     """How students of many sizes are taught together, and how the smallest that can be trusted is found."""
 
-    cycles: int = 2
+    cycles: int = 3
     """Cycles at most, each twice as long as the last; only sizes that may still win are taught in another."""
     sizes: tuple[str, ...] = ()
     """Sizes to try: linear, 8, 16,16, tree:8; none for a ladder from a linear policy up to the teacher's own size."""

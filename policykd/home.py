@@ -20,7 +20,7 @@ __all__ = ["WARM_UP", "first_steps", "recipe_for", "width"]
 WARM_UP = 1024
 """Rows that set the scales (normaliser, values, Q) before the first gradient step."""
 
-_STEPS_A_NUMBER = 3_000
+_STEPS_A_NUMBER = 1_500
 """Environment steps of the first cycle for each number in an observation and in an action."""
 
 

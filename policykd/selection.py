@@ -132,7 +132,7 @@ class Selection:
         if self._best is not None:
             student.load_state_dict(self._best[1])
         seed, episodes = self._first(REPORT), self.config.episodes
-        random = self._random(max(BLOCK, episodes))
+        random = self._random(max(BLOCK, episodes), REPORT)
         while True:
             mine = self._of("student", student, episodes, seed, keep=_KEEP)
             theirs = self._of("teacher", self.teacher, episodes, seed)
@@ -149,8 +149,8 @@ class Selection:
     def _first(self, purpose: int) -> int:
         return purpose + SEEDS * self.config.seed
 
-    def _random(self, episodes: int) -> Score:
-        return self._of("random", None, episodes, self._first(REPORT))
+    def _random(self, episodes: int, purpose: int = SELECT) -> Score:
+        return self._of("random", None, episodes, self._first(purpose))
 
     def _of(self, name: str, policy: Policy | None, episodes: int, seed: int, keep: int = 0) -> Score:
         """The score of a policy that stays as it is: grown on demand, never measured twice."""
@@ -165,4 +165,4 @@ class Selection:
         """A score of a policy that will have changed by the next time, or ``known`` grown to more episodes."""
         self.played += episodes - (known.episodes if known else 0)
         with self.clock.phase("evaluate"):
-            return extend(known, policy, self.recipe, episodes, seed=seed, keep=keep)
+            return extend(known, policy, self.recipe, episodes, seed=seed, keep=keep, workers=self.config.workers)
