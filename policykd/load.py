@@ -63,7 +63,7 @@ def load_teacher(path: str | Path, normalizer: str | Path | Literal["auto"] | No
     return _introduced(policy, card, path / "card.json")
 
 
-def load_student(path: str | Path) -> Any:
+def load_student(path: str | Path) -> Student | Tree:
     """The student at ``path``: its folder or file, a run or ``agents/`` folder, or an SB3 ``.zip`` with an MLP actor.
 
     A zip (one that ``students.sb3.to_sb3`` made, say) becomes a student that acts as it does, without a value head.

@@ -16,11 +16,12 @@ import policykd
 from policykd.cli import VERBS, main
 from policykd.cli.arguments import Manner
 from policykd.cli.arguments.distill import Arguments as Distill
+from policykd.cli.arguments.frontier import Arguments as Frontier
 from policykd.cli.arguments.list import What
 from policykd.cli.arguments.train import Algorithm
 from policykd.cli.flags import flags_of, parse, settings
 from policykd.cli.names import LOSSES, loss_of
-from policykd.config import DistillConfig
+from policykd.config import DistillConfig, FrontierConfig
 from policykd.errors import PolicykdError, UnknownNameError, UsageError
 
 HEAVY = ("torch", "numpy", "gymnasium", "stable_baselines3", "tensorboard", "safetensors", "rich", "typeguard")
@@ -63,8 +64,9 @@ def test_help_of_a_verb_says_a_sentence_for_each_flag(verb: str, capsys: pytest.
 
 def test_verbs_with_randomness_take_a_seed_and_verbs_that_write_take_out_and_dry_run() -> None:
     names = {v: {f.name for f in flags_of(import_module(f"policykd.cli.arguments.{v}").Arguments)} for v in VERBS}
-    assert {verb for verb, known in names.items() if "seed" in known} == {"train", "distill", "evaluate", "label"}
-    writers = {"train", "distill", "label", "promote"}
+    seeded = {"train", "distill", "frontier", "evaluate", "label"}
+    assert {verb for verb, known in names.items() if "seed" in known} == seeded
+    writers = {"train", "distill", "frontier", "label", "promote"}
     assert {verb for verb, known in names.items() if {"out", "dry_run"} <= known} == writers
 
 
@@ -90,6 +92,14 @@ def test_verbs_with_randomness_take_a_seed_and_verbs_that_write_take_out_and_dry
         (["distill", "a", "--max-params", "4.5"], 2, ["'4.5'", "[student.budget]"]),
         (["distill", "a", "--loss", "forward_kl"], 2, ["'forward_kl'", "did you mean forward-kl", "[name.loss]"]),
         (["distill", "a", "--config", "no.json"], 2, ["no.json", "No such file", "[cli.config]"]),
+        (["frontier"], 2, ["no TEACHER", "policykd frontier --help", "[cli.arguments]"]),
+        (["frontier", "a", "--sizes", "4", "big"], 2, ["'big'", "[student.hidden]"]),
+        (["frontier", "a", "--sizes", "tree:1"], 2, ["'tree:1'", "2 leaves or more", "[student.leaves]"]),
+        (["frontier", "a", "--seeds", "0"], 2, ["--seeds 0", "at least 1", "[config.zero]"]),
+        (["frontier", "a", "--target", "2"], 2, ["a target of 2.0", "at most 1", "[frontier.target]"]),
+        (["frontier", "a", "--screen", "3"], 2, ["--screen 3", "8 episodes", "[frontier.screen]"]),
+        (["frontier", "a", "--method", "dataset"], 2, ["dataset", "[config.dataset]"]),
+        (["frontier", "a", "--threads", "0"], 2, ["--threads 0", "[config.zero]"]),
         (["train", "CartPole-v1", "--algo", "pppo"], 2, ["--algo pppo", "did you mean ppo?", "[cli.arguments]"]),
         (["train", "CartPole-v1", "--steps", "0"], 2, ["--steps 0", "[config.zero]"]),
         (["evaluate"], 2, ["no agent", "one path or more", "[cli.arguments]"]),
@@ -168,6 +178,8 @@ def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
         ["distill", "a", "--loss", "kl"],
         ["distill", "a", "--until-retention", "high"],
         ["train", "CartPole-v1", "--algo", "pppo"],
+        ["frontier", "a", "--sizes", "tree:1"],
+        ["frontier", "a", "--target", "2"],
         ["evaluate"],
     ],
 )
@@ -204,6 +216,18 @@ def test_every_field_of_the_config_is_a_flag_with_its_default(tmp_path: Path) ->
     parsed = parse(Distill, "distill", ["agent"])
     assert parsed == Distill(teacher="agent")
     assert parsed is not None and parsed.how == DistillConfig()
+
+
+def test_every_field_of_a_frontiers_config_is_a_flag_too(tmp_path: Path) -> None:
+    argv = ["agent", "--sizes", "linear", "tree:8", "16,16", "--seeds", "2", "--target", "0.9", "--steps", "7"]
+    parsed = parse(Frontier, "frontier", argv)
+    how = FrontierConfig(sizes=("linear", "tree:8", "16,16"), seeds=2, target=0.9, steps=7)
+    assert parsed == Frontier(teacher="agent", how=how)
+    assert {f.name for f in fields(FrontierConfig)} <= {flag.name for flag in flags_of(Frontier)}
+    (tmp_path / "config.json").write_text(json.dumps(settings(Frontier(teacher="agent", how=how))))
+    assert parse(Frontier, "frontier", ["--config", str(tmp_path / "config.json")]) == Frontier(
+        teacher="agent", how=how, config=tmp_path / "config.json"
+    )
 
 
 def test_flags_become_fields() -> None:
@@ -275,8 +299,11 @@ class Toy(Manner):
 
 def test_flags_of_a_record() -> None:
     flags = flags_of(Toy)
-    assert [flag.name for flag in flags][:3] == ["one", "kind", "method"]
+    assert [flag.name for flag in flags][:3] == ["one", "kind", "dataset"]
     assert [flag.name for flag in flags][-3:] == ["json", "quiet", "debug"]
+    names = [flag.name for flag in flags_of(Distill)]
+    order = ["teacher", "hidden", "env", "dry_run", "dataset", "method", "json"]
+    assert sorted(order, key=names.index) == order, "own, the base's, the inner record's own and base's, the root's"
     assert (flags[0].option, flags[1].option, flags[1].expected) == ("ONE", "--kind", "a or b")
 
 

@@ -47,7 +47,7 @@ HOMES = {
     "minari": {"datasets/minari.py"},
     "h5py": {"datasets/minari.py"},
     "sklearn": {"students/tree.py"},
-    "matplotlib": set(),
+    "matplotlib": {"run/picture.py"},
     "tensorboard": {"run.py", "run/"},
     "torch.utils.tensorboard": {"run.py", "run/"},
 }

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policykd.config import DistillConfig
+from policykd.config import DistillConfig, FrontierConfig, Teaching
+from policykd.run.sizes import place
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -29,6 +30,23 @@ _LAYOUT = {
         "loss": ["Multiline", ["train/loss"]],
     },
 }
+_FRONTIER = {
+    "frontier: what each size keeps": {
+        "retention against acting parameters (step = parameters)": ["Multiline", ["frontier/retention"]],
+        "networks, with the 95 % interval": [
+            "Margin",
+            ["frontier/retention", "frontier/retention_low", "frontier/retention_high"],
+        ],
+        "microseconds a decision (step = parameters)": ["Multiline", ["frontier/latency_us"]],
+    },
+    "training: every size, teacher, random": {
+        "retention": ["Multiline", ["eval/retention"]],
+        "return on evaluation episodes": ["Multiline", ["eval/mean_reward"]],
+        "loss": ["Multiline", ["train/loss"]],
+        "return while collecting": ["Multiline", ["rollout/ep_rew_mean"]],
+    },
+}
+_LAYOUTS = {"student": _LAYOUT, "frontier": _FRONTIER}
 _FLUSH_SECONDS = 10
 _ALWAYS = ("learning_rate", "method", "seed", "steps")  # hparams, at their defaults too
 
@@ -46,8 +64,8 @@ class Charts:
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(self._folder / series, flush_secs=_FLUSH_SECONDS)
-            if series == "student":
-                writer.add_custom_scalars(_LAYOUT)
+            if series in _LAYOUTS:
+                writer.add_custom_scalars(_LAYOUTS[series])
             self._writers[series] = writer
         return self._writers[series]
 
@@ -69,33 +87,62 @@ class Charts:
         """The end of a distillation: lines drawn to the last step, the comparison as a text, and hparams."""
         # A dataset's run steps no environment, but its curves count the steps that its updates stand for.
         looks = [look["env_steps"] for look in report.get("history", ())]
-        step, mine = max(report["env_steps"], *looks, 0), report["student"]
+        step = max(report["env_steps"], *looks, 0)
+        self._lines_to(step, report)
+        self._writer("student").add_text("comparison", _comparison(report), step)
+        self._hparams({"env_id": report["env_id"], **_telling(config, DistillConfig())}, report, step, "student")
+
+    def conclude_frontier(self, report: Mapping[str, Any], config: Mapping[str, Any], png: bytes | None) -> None:
+        """The end of a frontier: retention against parameters (which are the step), table, picture, and hparams."""
+        step = report["env_steps"]
+        self._lines_to(step, report)
+        for it in report["candidates"]:
+            low, high = it["retention_ci"] or (None, None)
+            values = {"frontier/retention": it["retention"], "frontier/latency_us": it["latency_us"]}
+            bounds = {"frontier/retention_low": low, "frontier/retention_high": high}
+            # Trees are measured in other parameters than networks: a curve of their own, which needs no band.
+            network = not it["name"].startswith("tree:")
+            self.scalars(
+                it["params"], values | (bounds if network else {}), "frontier" if network else "frontier-trees"
+            )
+            finals = {"retention": it["retention"], "params": it["params"], "latency_us": it["latency_us"]}
+            self.scalars(step, {f"final/{k}": v for k, v in finals.items()}, place(it["name"]))
+        sizes = [it["params"] for it in report["candidates"]] + [report["teacher"].get("params") or 1]
+        for series, retention in (("teacher", 1.0), ("random", 0.0), ("target", report["target"])):
+            for at in (min(sizes), max(sizes)):
+                self.scalars(at, {"frontier/retention": retention}, series)
+        writer = self._writer("frontier")
+        writer.add_text("frontier", _sizes(report), step)
+        if png is not None:
+            _add_png(writer, "frontier", png, step)
+        asked = {"env_id": report["env_id"], "chosen": report["chosen"] or "none", "target": report["target"]}
+        asked["sizes"] = " ".join(it["name"] for it in report["candidates"])
+        self._hparams({**_telling(config, FrontierConfig()), **asked}, report, step, "frontier")
+
+    def _lines_to(self, step: int, report: Mapping[str, Any]) -> None:
+        """Teacher's and random policy's lines up to the end."""
         for series, retention in (("teacher", 1.0), ("random", 0.0)):
             lines = {tag: report[series]["return_mean"] for tag in ("eval/mean_reward", "rollout/ep_rew_mean")}
             missing = {t: v for t, v in lines.items() if (series, t) not in self._references}
             self.reference(step, {**missing, "eval/retention": retention}, series)
-        self._writer("student").add_text("comparison", _comparison(report), step)
-        self._hparams(
-            {"env_id": report["env_id"], **_telling(config)},
-            {
-                "final/retention": report["retention"],
-                "final/return": mine["return_mean"],
-                "final/params": mine.get("params"),
-                "final/bytes": mine.get("bytes"),
-                "final/agreement": report["agreement"],
-            },
-            step,
-        )
 
-    def _hparams(self, config: Mapping[str, Any], final: Mapping[str, float | None], step: int) -> None:
+    def _hparams(self, asked: Mapping[str, Any], report: Mapping[str, Any], step: int, series: str) -> None:
         from torch.utils.tensorboard.summary import hparams
 
+        mine = report["student"]
+        final = {
+            "final/retention": report["retention"],
+            "final/return": mine["return_mean"],
+            "final/params": mine.get("params"),
+            "final/bytes": mine.get("bytes"),
+            "final/agreement": report["agreement"],
+        }
         known = {k: float(v) for k, v in final.items() if v is not None and math.isfinite(v)}
         # SummaryWriter.add_hparams would open one more sub-run, apart from the curves that it belongs to.
-        to_file: Any = self._writer("student").file_writer
-        for summary in hparams(dict(config), known):
+        to_file: Any = self._writer(series).file_writer
+        for summary in hparams(dict(asked), known):
             to_file.add_summary(summary)
-        self.scalars(step, known, "student")
+        self.scalars(step, known, series)
 
     def close(self) -> None:
         """Write what is buffered and close the files."""
@@ -104,9 +151,19 @@ class Charts:
         self._writers.clear()
 
 
-def _telling(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+def _add_png(writer: SummaryWriter, tag: str, png: bytes, step: int) -> None:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    # SummaryWriter.add_image takes pixels and encodes them again. A PNG's size stands in bytes 16 to 24.
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
+    to_file: Any = writer.file_writer
+    to_file.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def _telling(config: Mapping[str, Any], defaults: Teaching) -> dict[str, bool | int | float | str]:
     """Numbers and texts that tell runs apart: the page shows few columns, and config.json has them all."""
-    usual = asdict(DistillConfig())
+    usual = asdict(defaults)
     return {
         key: value
         for key, value in config.items()
@@ -122,6 +179,20 @@ def _comparison(report: Mapping[str, Any]) -> str:
         low, high = it.get("return_ci") or (math.nan, math.nan)
         params = f"{it['params']:,}" if it.get("params") else ""
         rows.append(f"| {name} | {it['return_mean']:.2f} | {low:.2f} to {high:.2f} | {it['episodes']} | {params} |")
-    kept, ci = report["retention"], report["retention_ci"]
-    said = "n/a" if kept is None else f"{kept:.3f}" + (f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else "")
-    return "\n".join([*rows, "", f"retention {said} · agreement {report['agreement']:.3f}"])
+    return "\n".join([*rows, "", f"retention {_kept(report)} · agreement {report['agreement']:.3f}"])
+
+
+def _sizes(report: Mapping[str, Any]) -> str:
+    """A frontier's candidates as a Markdown table."""
+    rows = ["| size | parameters | bytes | retention | episodes | µs a decision |", "|---|---:|---:|---|---:|---:|"]
+    for it in report["candidates"]:
+        name = f"**{it['name']}**" if it["name"] == report["chosen"] else it["name"]
+        spent = "" if it["latency_us"] is None else f"{it['latency_us']:.0f}"
+        rows.append(f"| {name} | {it['params']:,} | {it['bytes']:,} | {_kept(it)} | {it['episodes']} | {spent} |")
+    said = f"smallest at {report['target']:g}: {report['chosen']}" if report["chosen"] else "no size reaches the target"
+    return "\n".join([*rows, "", f"{said} ({report['target']:g} of the teacher's return, lower 95 % bound)"])
+
+
+def _kept(it: Mapping[str, Any]) -> str:
+    kept, ci = it["retention"], it["retention_ci"]
+    return "n/a" if kept is None else f"{kept:.3f}" + (f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else "")

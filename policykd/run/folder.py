@@ -13,12 +13,15 @@ from typing import Any, Self
 
 from policykd import students
 from policykd.disk import write_whole
-from policykd.errors import RunError
+from policykd.errors import MissingExtraError, RunError
 from policykd.learner import Learner
-from policykd.report import Report, versions
+from policykd.prediction import Policy
+from policykd.report import FrontierReport, Report, versions
+from policykd.run import picture
 from policykd.run.charts import Charts
+from policykd.run.sizes import save_cohort, save_sizes
 from policykd.run.state import pack, unpack
-from policykd.students import Student
+from policykd.students import Cohort, Student, Tree
 
 __all__ = ["Run", "check_vacant", "file_hash"]
 
@@ -181,31 +184,56 @@ class Run:
         learner.load_state_dict(state["learner"])
         return int(state["env_steps"])
 
-    def save_student(self, student: Student) -> Path:
+    def save_student(self, student: Student | Tree) -> Path:
         """Write the student into ``student/``; returns that folder."""
         self._news = True
         students.save(student, self.folder / "student")
         return self.folder / "student"
 
-    def finish(self, report: Report, student: Student | None = None) -> dict[str, Any]:
+    def save_unmeasured(self, policy: Policy) -> Path:
+        """Write students of a frontier that was stopped into ``students/<size>/so-far-<n>/``; returns ``students/``."""
+        self._news = True
+        if isinstance(policy, Cohort):
+            save_cohort(policy, self.folder)
+        return self.folder / "students"
+
+    def finish(self, report: Report | FrontierReport, student: Student | Tree | None = None) -> dict[str, Any]:
         """Save the student, draw the last points, write ``report.json``.
+
+        Of a frontier every student is saved, the chosen (or best) one in ``student/`` too; ``frontier.png`` is drawn
+        where matplotlib is installed.
 
         Args:
             report: what was measured.
             student: None takes the report's own, if it is a student of this project (another policy is not saved).
 
         Returns:
-            The fields of ``report.json``: the report's, and in ``files`` the sha256 of the files that were measured.
+            The fields of ``report.json``: the report's, in ``files`` the sha256 of the files that were measured, and
+            of a frontier's students the ``path`` that ``load_student`` takes, which begins with the folder as given.
         """
         fields = report.to_dict()
-        student = student or (report.policy if isinstance(report.policy, Student) else None)
+        several = isinstance(report, FrontierReport)
+        saved = save_sizes(report, fields, self.folder) if isinstance(report, FrontierReport) else []
+        student = student or (report.policy if isinstance(report.policy, Student | Tree) else None)
         if student is not None:
-            self.save_student(student)
-            names = [f"student/student.{ending}" for ending in ("safetensors", "json")]
-            fields["files"] = {name: file_hash(self.folder / name) for name in names}
-        self._charts.conclude(fields, self.config)
+            saved.insert(0, self.save_student(student))
+        if saved:
+            names = [(p / f"student.{end}").relative_to(self.folder) for p in saved for end in ("safetensors", "json")]
+            fields["files"] = {name.as_posix(): file_hash(self.folder / name) for name in names}
+        if several:
+            self._charts.conclude_frontier(fields, self.config, self._picture(fields))
+        else:
+            self._charts.conclude(fields, self.config)
         self.write_report(fields)
         return fields
+
+    def _picture(self, fields: Mapping[str, Any]) -> bytes | None:
+        try:
+            png = picture.draw(fields)
+        except MissingExtraError:
+            return None
+        write_whole(self.folder, {"frontier.png": png}, code="run.unwritable")
+        return png
 
     def write_report(self, fields: Mapping[str, Any]) -> None:
         """Write ``report.json`` and close the charts; for runs that are no distillation."""

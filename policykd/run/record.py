@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from policykd.evaluation import Kept, compare_on
-from policykd.news import Look, Tick
-from policykd.run.folder import Run
+from torch import Tensor
 
-__all__ = ["closeness", "record"]
+from policykd.evaluation import Kept, compare_on
+from policykd.news import FrontierLook, Look, Tick
+from policykd.run.folder import Run
+from policykd.run.sizes import place, sizes_in
+from policykd.students import Cohort
+
+__all__ = ["closeness", "record", "record_frontier"]
 
 _POINTS = 500
 """Points of a chart over the whole budget, at most."""
@@ -23,28 +27,57 @@ def closeness(tick: Tick) -> Kept:
     return compare_on(tick.memory.newest(_ROWS).obs, tick.learner.averaged, tick.collector.teacher)
 
 
+class _Due:
+    """Lets through as many ticks as a chart has points."""
+
+    def __init__(self) -> None:
+        self._at = 0
+
+    def now(self, tick: Tick) -> bool:
+        steps = tick.update.progress.env_steps
+        if steps < self._at:
+            return False
+        self._at = steps + tick.total_steps // _POINTS
+        return True
+
+
+def _progress(tick: Tick, began: float) -> dict[str, float | None]:
+    return {
+        "rollout/ep_rew_mean": tick.collector.recent_return,
+        "rollout/ep_len_mean": tick.collector.recent_length,
+        "time/fps": tick.update.progress.env_steps / (time.perf_counter() - began),
+        "train/learning_rate": tick.update.lr,
+        "train/n_updates": tick.update.step,
+    }
+
+
+def _references(run: Run, look: Look | FrontierLook) -> None:
+    for series, other, kept in (("teacher", look.teacher, 1.0), ("random", look.random, 0.0)):
+        lines = {
+            "eval/mean_reward": other.mean,
+            "eval/mean_ep_length": other.mean_length,
+            "eval/retention": kept,
+            "rollout/ep_rew_mean": other.mean,
+        }
+        run.reference(look.env_steps, lines, series)
+
+
 def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
     """``(on_tick, on_look)`` for ``distill``: charts of the training, a checkpoint at every look.
 
     >>> on_tick, on_look = record(run)                                                         # doctest: +SKIP
     >>> run.finish(distill(teacher, student, env, on_tick=on_tick, on_look=on_look))           # doctest: +SKIP
     """
-    began, due = time.perf_counter(), 0
+    began, due = time.perf_counter(), _Due()
 
     def on_tick(tick: Tick) -> None:
-        nonlocal due
         update, steps = tick.update, tick.update.progress.env_steps
-        if steps < due:
+        if not due.now(tick):
             return
-        due = steps + tick.total_steps // _POINTS
         kept = closeness(tick)
         values = {
-            "rollout/ep_rew_mean": tick.collector.recent_return,
-            "rollout/ep_len_mean": tick.collector.recent_length,
-            "time/fps": steps / (time.perf_counter() - began),
+            **_progress(tick, began),
             "train/loss": float(update.loss),
-            "train/learning_rate": update.lr,
-            "train/n_updates": update.step,
             "distill/agreement": kept.agreement,
             "distill/kl": kept.kl,
             "distill/value_error": kept.value_error,
@@ -63,14 +96,52 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
                 "eval/retention": look.retention.value,
             },
         )
-        for series, other, kept in (("teacher", look.teacher, 1.0), ("random", look.random, 0.0)):
-            lines = {
-                "eval/mean_reward": other.mean,
-                "eval/mean_ep_length": other.mean_length,
-                "eval/retention": kept,
-                "rollout/ep_rew_mean": other.mean,
-            }
-            run.reference(look.env_steps, lines, series)
+        _references(run, look)
         run.checkpoint(look.learner, look.env_steps)
 
     return on_tick, on_look
+
+
+def record_frontier(run: Run) -> tuple[Callable[[Tick], None], Callable[[FrontierLook], None]]:
+    """``(on_tick, on_look)`` for ``frontier``: a series a size, beside its students; what all share in ``frontier``.
+
+    >>> on_tick, on_look = record_frontier(run)                                                # doctest: +SKIP
+    >>> run.finish(frontier(teacher, on_tick=on_tick, on_look=on_look))                        # doctest: +SKIP
+    """
+    began, due = time.perf_counter(), _Due()
+
+    def on_tick(tick: Tick) -> None:
+        if not due.now(tick):
+            return
+        steps = tick.update.progress.env_steps
+        run.scalars(steps, _progress(tick, began), "frontier")
+        if isinstance(tick.learner.student, Cohort):
+            for size, loss in _loss_by_size(tick.learner.student, tick.update.loss).items():
+                run.scalars(steps, {"train/loss": loss}, place(size))
+
+    def on_look(look: FrontierLook) -> None:
+        for size in dict.fromkeys(size for size, *_ in look.measured):
+            mine = sorted(
+                ((score, kept) for name, _, score, kept in look.measured if name == size),
+                key=lambda x: x[0].mean if x[1].value is None else x[1].value,
+            )
+            score, kept = mine[-1]
+            values = {
+                "eval/mean_reward": score.mean,
+                "eval/mean_ep_length": score.mean_length,
+                "eval/retention": kept.value,
+                "eval/retention_worst_seed": mine[0][1].value,
+            }
+            run.scalars(look.env_steps, values, place(size))
+        _references(run, look)
+
+    return on_tick, on_look
+
+
+def _loss_by_size(cohort: Cohort, loss: Tensor) -> dict[str, float]:
+    """Mean of the members' losses, ``[members]``, over the seeds of each size."""
+    found, first = {}, 0
+    for size, members in sizes_in(cohort):
+        found[size] = float(loss[first : first + members].mean())
+        first += members
+    return found

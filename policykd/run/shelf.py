@@ -19,6 +19,7 @@ from policykd.errors import RunError, UsageError
 from policykd.load import load_teacher
 from policykd.prediction import Policy, obs_tensor
 from policykd.run.folder import Run, file_hash
+from policykd.run.sizes import pretend_distilled
 from policykd.teachers.folders import find
 from policykd.teachers.output import slim
 
@@ -42,7 +43,13 @@ Returns are means over the reported episodes, actions deterministic, with 95 % b
 
 
 def promote(
-    run_folder: str | Path, name: str, agents_dir: str | Path = "agents", *, licence: str = "MIT", dry_run: bool = False
+    run_folder: str | Path,
+    name: str,
+    agents_dir: str | Path = "agents",
+    *,
+    size: str | None = None,
+    licence: str = "MIT",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Put the agent of a finished run on the shelf, as ``<agents_dir>/<name>/``, and write the shelf's table anew.
 
@@ -53,6 +60,7 @@ def promote(
         run_folder: a run with a ``report.json``.
         name: small letters, digits, ``.``, ``_`` and ``-``; ``<env>-<algo or student>`` is the habit.
         agents_dir: the shelf.
+        size: of a frontier: whose student to take, whatever it kept; None for the chosen one.
         licence: of the agent.
         dry_run: write nothing that stays.
 
@@ -60,14 +68,15 @@ def promote(
         The card.
 
     Raises:
-        UsageError: ``promote.name``.
+        UsageError: ``promote.name``; ``promote.size``, ``name.size``.
         RunError: ``run.missing``, ``run.unfinished``; ``promote.exists`` for a name that is taken;
-            ``promote.changed`` for files that are not those that were measured; ``promote.unwritable``.
+            ``promote.none`` for a frontier that chose nobody; ``promote.changed`` for files that are not those that
+            were measured; ``promote.unwritable``.
     """
     if not _NAME.fullmatch(name):
         raise UsageError("promote.name", f"the name {name!r}", "small letters, digits, '.', '_' and '-'", "rename it")
     run, shelf = Run.open(run_folder), Path(agents_dir)
-    report = run.report
+    report, source = pretend_distilled(run.report, size, run.folder)
     if (shelf / name).exists():
         raise RunError("promote.exists", f"{shelf / name} is there", "a new name", "choose another, or remove it")
     _check_measured(run.folder, report)
@@ -78,8 +87,9 @@ def promote(
     except OSError as why:
         raise RunError("promote.unwritable", f"{shelf}: {why.strerror}", "a folder that can be written") from None
     try:
-        policy = load_teacher(run.folder)
-        (_copy_teacher if report.get("kind") == "train" else _copy_student)(run.folder, folder)
+        teacher = report.get("kind") == "train"
+        policy = load_teacher(run.folder if teacher else source)
+        (_copy_teacher(run.folder, folder) if teacher else _copy_student(source, folder))
         card = _card(name, policy, run, report, folder, licence)
         write_whole(folder, {"card.json": _json(card)}, code="promote.unwritable")
         _check_same(policy, load_teacher(folder), folder)
@@ -111,7 +121,7 @@ def _check_measured(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _copy_student(source: Path, folder: Path) -> None:
     for ending in ("safetensors", "json"):
-        shutil.copyfile(source / "student" / f"student.{ending}", folder / f"student.{ending}")
+        shutil.copyfile(source / f"student.{ending}", folder / f"student.{ending}")
 
 
 def _copy_teacher(source: Path, folder: Path) -> None:

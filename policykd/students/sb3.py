@@ -27,6 +27,7 @@ from policykd.errors import RunError, UsageError
 from policykd.networks import Normaliser
 from policykd.prediction import Family, Origin, Spec
 from policykd.students.network import Student
+from policykd.students.nodes import Tree
 from policykd.students.normaliser import install_normaliser, statistics_of
 from policykd.students.shape import ACTIVATIONS, Shape
 from policykd.students.spaces_sb3 import check_spaces, spec_in
@@ -50,7 +51,7 @@ class _Blank(gym.Env):
         return self.observation_space.sample(), 0.0, True, False, {}
 
 
-def to_sb3(student: Student, path: str | Path, env: gym.Env | None = None) -> Path:
+def to_sb3(student: Student | Tree, path: str | Path, env: gym.Env | None = None) -> Path:
     """Write the student as ``<path>.zip``, and its normaliser as ``<path>/vecnormalize.pkl`` (rl_zoo3's layout).
 
     Choices and diag_gaussian become PPO, tanh_gaussian the actor of SAC, tanh_deterministic that of TD3; deterministic
@@ -71,9 +72,17 @@ def to_sb3(student: Student, path: str | Path, env: gym.Env | None = None) -> Pa
     Raises:
         SpaceError: ``student.sb3-space`` for images, for choices that do not start at 0, and for an ``env`` whose
             observations have other shapes or whose actions have other bounds than the student's.
-        UsageError: ``student.sb3-stale`` where a normaliser lies in the place of one that this student does not have.
+        UsageError: ``student.sb3-tree`` for a tree, which no policy of SB3 can hold; ``student.sb3-stale`` where a
+            normaliser lies in the place of one that this student does not have.
         RunError: ``student.write`` when the files cannot be written.
     """
+    if isinstance(student, Tree):
+        raise UsageError(
+            "student.sb3-tree",
+            f"a decision tree with {student.leaves} leaves",
+            "a network: no policy of Stable-Baselines3 holds a tree",
+            "write the tree's rules (tree.rules(digits=None)), or distil a network",
+        )
     spec = student.spec if env is None else spec_in(env, student.spec)
     check_spaces(spec)
     path = Path(path)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Manner"]
+from policykd.errors import UsageError
+
+__all__ = ["Manner", "Teaches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +20,30 @@ class Manner:
     """The result only: no progress, no hints."""
     debug: bool = False
     """Show the traceback of a failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaches(Manner):
+    """A verb that makes students of an agent."""
+
+    teacher: str
+    """A trained agent: an SB3 zip, a zoo or Hub folder, a folder of agents/, or a run folder."""
+    env: str | None = None
+    """A Gymnasium id or a recipe (envs/lunarlander.py), where the teacher does not say or should not decide."""
+    normalizer: str = "auto"
+    """The teacher's VecNormalize file; auto finds it, none acts in the zip's own spaces."""
+    gym_packages: tuple[str, ...] = ()
+    """Packages to import first, because they register environments."""
+    threads: int = 1
+    """Threads of torch; small networks run slower on more than one."""
+    out: Path | None = None
+    """The run folder, new or empty; runs/<time>-<env>-<student> without it."""
+    config: Path | None = None
+    """A config.json of an earlier run: its values are the defaults, flags win."""
+    dry_run: bool = False
+    """Show the resolved configuration and what teacher and students are; write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, before anything heavy is imported."""
+        if self.threads < 1:
+            raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")

@@ -14,7 +14,7 @@ __all__ = ["run"]
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Read them; returns one object a run or agent."""
-    found = [row for path in args.paths for row in rows_in(Path(path))]
+    found = [row for path in args.paths for row in rows_in(Path(path), every=True)]
     columns = (
         "what",
         "environment",
@@ -28,7 +28,7 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     )
     rows = [
         (
-            it["path"],
+            f"{it['path']} *" if it["chosen"] else it["path"],
             str(it["env_id"]),
             str(it["kind"]),
             "" if it["params"] is None else f"{it['params']:,}",
@@ -40,5 +40,6 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         )
         for it in found
     ]
-    screen.table("as measured", columns, rows)
+    several = any(it["chosen"] for it in found)
+    screen.table(f"as measured{' (*: the smallest of its frontier at the target)' * several}", columns, rows)
     return {"rows": found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from policykd import losses, students
@@ -12,6 +12,7 @@ from policykd.cli.flags import settings
 from policykd.cli.names import loss_of
 from policykd.cli.places import agent, home, prepare, run_folder
 from policykd.cli.screen import Screen, number, span
+from policykd.cli.teaching import plan, show_plan, spent, waited, where
 from policykd.distill import distill
 from policykd.news import Look, Tick
 from policykd.prediction import Policy
@@ -32,7 +33,7 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     folder = run_folder(args.out, recipe.env_id, "x".join(map(str, student.shape.hidden)) or "linear")
     if args.dry_run:
         check_vacant(folder)
-        return _dry_run(args, screen, teacher, recipe, student, str(folder))
+        return _dry_run(args, screen, teacher, recipe, student, folder)
 
     with Run.create(folder, config=settings(args), command=screen.command) as run:
         chart_tick, chart_look = record(run)
@@ -55,19 +56,14 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
                 chart_look(look)
                 screen.hint(f"  {look.env_steps:,} steps: return {look.score.mean:,.1f}, retention {look.retention}")
 
-            before = time.perf_counter() - screen.began
+            began = time.perf_counter()
             try:
                 report = distill(teacher, student, recipe, config=args.how, loss=loss, on_tick=on_tick, on_look=on_look)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_saved(run, newest)) from None
-        # Imports and loading are part of what a person waits for.
-        seconds = dict(report.seconds)
-        seconds |= {"load": seconds.get("load", 0.0) + before, "total": seconds["total"] + before}
-        fields = run.finish(replace(report, seconds=seconds), student)
+        fields = run.finish(waited(report, screen, began), student)
     _show(fields, screen, args.quiet)
-    screen.hint(f"report    {folder}/report.json")
-    screen.hint(f"charts    tensorboard --logdir {folder}")
-    screen.hint(f"keep it   policykd promote {folder} NAME")
+    where(folder, screen)
     return {**fields, "run": str(folder)}
 
 
@@ -98,37 +94,15 @@ def _saved(run: Run, newest: Tick | None) -> str:
 
 
 def _dry_run(
-    args: Arguments, screen: Screen, teacher: Policy, recipe: Recipe, student: Student, folder: str
+    args: Arguments, screen: Screen, teacher: Policy, recipe: Recipe, student: Student, folder: Path
 ) -> dict[str, Any]:
     share = student.acting_parameters / teacher.acting_parameters
-    facts = {
-        "teacher": {
-            "source": teacher.origin.path,
-            "algo": teacher.origin.algo,
-            "family": teacher.spec.family,
-            "params": teacher.acting_parameters,
-            "observation_space": str(teacher.spec.observation_space),
-            "action_space": str(teacher.spec.action_space),
-            "gamma": teacher.origin.gamma,
-            "normalised": teacher.normaliser is not None,
-        },
-        "env_id": recipe.env_id,
-        "wrappers": [w.name for w in recipe.wrappers],
-        "student": {
-            "hidden": list(student.shape.hidden),
-            "params": student.acting_parameters,
-            "share": share,
-        },
-        "out": folder,
-        "config": settings(args),
-    }
-    rows = [(k, str(v)) for k, v in facts["teacher"].items()] + [("env_id", recipe.env_id)]  # type: ignore[attr-defined]
-    screen.table("teacher", ("", ""), rows)
+    about = {"hidden": list(student.shape.hidden), "params": student.acting_parameters, "share": share}
+    facts = plan(args, teacher, recipe, folder, student=about)
     widths = ",".join(map(str, student.shape.hidden)) or "linear"
     size = f"{student.acting_parameters:,} ({share:.2%} of the teacher's)"
-    screen.table("student", ("", ""), [("hidden", widths), ("params", size), ("out", folder)])
-    screen.table("configuration", ("", ""), [(k, str(v)) for k, v in settings(args).items()])
-    screen.hint("dry run: nothing was written")
+    rows: list[tuple[str, ...]] = [("hidden", widths), ("params", size), ("out", str(folder))]
+    show_plan(facts, screen, ("student", ("", ""), rows))
     return facts
 
 
@@ -151,9 +125,4 @@ def _show(fields: dict[str, Any], screen: Screen, quiet: bool) -> None:
         )
     columns = ("policy", "return [95 %]", "episodes", "parameters", "bytes", "retention [95 %]", "agreement")
     screen.table(f"{fields['env_id']}: {fields['teacher'].get('algo', 'teacher')} distilled", columns, rows)
-    spent = fields["seconds"]
-    parts = " + ".join(
-        f"{name} {spent[name]:.1f}" for name in ("load", "collect", "learn", "evaluate") if name in spent
-    )
-    end = f"{fields['env_steps']:,} environment steps, {fields['updates']:,} updates, stopped by {fields['stopped_by']}"
-    screen.hint(f"{spent['total']:.1f} s ({parts}); {end}")
+    spent(fields, screen)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from policykd import students, teachers
 from policykd.cli.arguments.inspect import Arguments
-from policykd.cli.screen import Screen
+from policykd.cli.measured import rows_in
+from policykd.cli.screen import Screen, span
 from policykd.load import load_student
+from policykd.students import Student, Tree
 from policykd.teachers import Inspection
 
 __all__ = ["run"]
+
+_LEAVES = 32
+"""Of a tree whose rules are printed."""
 
 _VERDICTS = {
     "data": "none; what is pickled in it is plain data",
@@ -26,29 +32,64 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     path = Path(args.path)
     places = (path, path / "student.safetensors", path / "student" / "student.safetensors")
     weights = next((p for p in places if p.suffix == ".safetensors" and p.is_file()), None)
-    return _teacher(args.path, screen) if weights is None else _student(weights, screen)
+    if weights is None:
+        return _teacher(args.path, screen)
+    found = _student(weights, screen)
+    rows = list(rows_in(path, every=True)) if (path / "report.json").is_file() else []
+    if any(row["size"] is not None for row in rows):
+        found["candidates"] = rows
+        _candidates(rows, screen)
+    screen.line("code: none; safetensors and JSON cannot carry any")
+    return found
 
 
 def _student(weights: Path, screen: Screen) -> dict[str, Any]:
     student = load_student(weights)
     found = {
-        "kind": "student",
+        "kind": "tree" if isinstance(student, Tree) else "student",
         "path": str(weights),
         "size": weights.stat().st_size,
         "family": student.spec.family,
         "observation_space": str(student.spec.observation_space),
         "action_space": str(student.spec.action_space),
-        "hidden": list(student.shape.hidden),
-        "activation": student.shape.activation,
-        "value_head": student.value_head is not None,
+        **(_tree(student) if isinstance(student, Tree) else _network(student)),
         "acting_parameters": student.acting_parameters,
         "bytes": students.size_bytes(student),
         "env_id": student.origin.env_id,
         "code": [],
     }
-    screen.table("student", ("", ""), [(k, str(v)) for k, v in found.items() if k not in ("kind", "code")])
-    screen.line("code: none; safetensors and JSON cannot carry any")
+    title = str(found["kind"])
+    screen.table(title, ("", ""), [(k, str(v)) for k, v in found.items() if k not in ("kind", "code", "rules")])
+    if isinstance(student, Tree):
+        screen.line(f"{student.rules()}\n" if student.leaves <= _LEAVES else f"{student.leaves} rules: --json has them")
     return found
+
+
+def _tree(tree: Tree) -> dict[str, Any]:
+    return {"leaves": tree.leaves, "depth": tree.depth, "inner_nodes": tree.inner_nodes, "rules": tree.rules()}
+
+
+def _network(student: Student) -> dict[str, Any]:
+    return {
+        "hidden": list(student.shape.hidden),
+        "activation": student.shape.activation,
+        "value_head": student.value_head is not None,
+    }
+
+
+def _candidates(rows: Sequence[dict[str, Any]], screen: Screen) -> None:
+    cells = [
+        (
+            f"{it['size']} *" if it["chosen"] else it["size"],
+            f"{it['params']:,}",
+            span(it["retention"], it["retention_ci"], 3),
+            it["path"],
+        )
+        for it in rows
+    ]
+    screen.table(
+        "sizes of the frontier (*: the smallest at the target)", ("size", "parameters", "retention", "path"), cells
+    )
 
 
 def _teacher(path: str, screen: Screen) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _METHODS = {
 _STUDENTS = {
     "64,64": "a network with two layers of 64; any widths, any number of layers (--hidden 64,64)",
     "linear": "no hidden layer (--hidden linear)",
+    "tree:8": "a decision tree with 8 leaves, which prints itself as rules (policykd frontier --sizes tree:8)",
     "4%": "the widest two-layer network within a share of the teacher's parameters (--max-params 4%)",
 }
 

@@ -15,7 +15,7 @@ _LARGE = 512 * 1024
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Put it there; returns the card and the folder."""
-    card = promote(args.run, args.name, args.out, licence=args.licence, dry_run=args.dry_run)
+    card = promote(args.run, args.name, args.out, size=args.size, licence=args.licence, dry_run=args.dry_run)
     score = card["score"]
     rows = [
         ("agent", f"{args.out / args.name}"),
