@@ -67,3 +67,15 @@ def test_a_table_keeps_brackets_and_says_figures_as_people_read_them(capsys: pyt
     out, err = capsys.readouterr()
     assert "[bold]x" in out and "1,234.6 [1,200.0, 1,300.0]" in out and err == ""
     assert (number(None), number(float("nan")), span(None, None), span(0.5, None, 3)) == ("", "", "", "0.500")
+
+
+@pytest.mark.parametrize(("width", "there"), [(60, "ab"), (24, "a"), (10, "")])
+def test_spare_columns_go_where_the_screen_is_narrow(
+    width: int, there: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screens, "_PLAIN_WIDTH", width)
+    screen().table("t", ("name", "aaaaaaaa", "bbbbbbbb"), [("x", "1", "2")], spare=("bbbbbbbb", "aaaaaaaa"))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(("bbbbbbbb" if x == "b" else "aaaaaaaa") in " ".join(lines) for x in there)
+    assert sum(word in " ".join(lines) for word in ("aaaaaaaa", "bbbbbbbb")) == len(there)
+    assert len([line for line in lines if line.strip()]) == 4, "nothing is folded"

@@ -353,7 +353,7 @@ def points(folder: Path, series: str, tag: str) -> list[tuple[int, float]]:
 
 def test_the_curve_over_parameters(folder: Path) -> None:
     assert points(folder, "frontier", "frontier/retention") == [(10, pytest.approx(0.98)), (386, 1.0)]
-    assert points(folder, "frontier", "frontier/retention_low") == [
+    assert points(folder, "frontier", "frontier/interval/low") == [
         (10, pytest.approx(0.96)),
         (386, pytest.approx(0.99)),
     ]
@@ -377,3 +377,6 @@ def test_table_picture_hparams_and_layout(folder: Path) -> None:
     layout = Layout.FromString(seen.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     assert layout.category[0].title.startswith("frontier")
     assert list(layout.category[0].chart[0].multiline.tag) == ["frontier/retention"]
+    (margin,) = [chart.margin for group in layout.category for chart in group.chart if chart.HasField("margin")]
+    band = margin.series[0]
+    assert {band.value, band.lower, band.upper} <= set(seen.Tags()["scalars"])

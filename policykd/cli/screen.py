@@ -18,6 +18,7 @@ from policykd.cli.arguments import Manner
 __all__ = ["Report", "Screen", "number", "span"]
 
 _PLAIN_SECONDS = 5.0
+_GAP = 3  # rich's, between columns
 _PLAIN_WIDTH = 160  # of tables that go to a file or a pipe
 
 
@@ -51,19 +52,22 @@ class Screen:
         self.command, self.began = command, began
         self._result, self._talk = not manner.json, not (manner.json or manner.quiet)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A result; columns of figures stand right."""
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()
+    ) -> None:
+        """A result; columns of figures stand right. ``spare`` ones go, in that order, where a screen is too narrow."""
         if not self._result:
             return
+        console = Console(file=sys.stdout, highlight=False)
+        if not console.is_terminal:
+            console = Console(file=sys.stdout, highlight=False, width=_PLAIN_WIDTH)
+        columns, rows = _fitting(columns, rows, spare, console.width)
         shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", show_header=any(columns))
         for i, name in enumerate(columns):
             figures = all(not row[i] or row[i][0] in "-0123456789" for row in rows)
             shown.add_column(name, justify="right" if figures else "left", overflow="fold")
         for row in rows:
             shown.add_row(*(cell.replace("[", "\\[") for cell in row))
-        console = Console(file=sys.stdout, highlight=False)
-        if not console.is_terminal:
-            console = Console(file=sys.stdout, highlight=False, width=_PLAIN_WIDTH)
         console.print(shown)
 
     def line(self, text: str) -> None:
@@ -86,6 +90,19 @@ class Screen:
                 yield report
         else:
             yield _lines(what)
+
+
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The table without as many of the spare columns as must go."""
+    for name in spare:
+        widest = (max(map(len, cells)) for cells in zip(columns, *rows, strict=True))
+        if sum(w + _GAP for w in widest) + _GAP <= width:
+            break
+        keep = [i for i, column in enumerate(columns) if column != name]
+        columns, rows = [columns[i] for i in keep], [[row[i] for i in keep] for row in rows]
+    return columns, rows
 
 
 def _figures(figures: Mapping[str, float | None]) -> str:

@@ -68,8 +68,8 @@ def spent(fields: Mapping[str, Any], screen: Screen) -> None:
     screen.hint(f"{seconds['total']:.1f} s ({parts}); {end}")
 
 
-def where(folder: Path, screen: Screen) -> None:
-    """Where report and charts are, and how to keep the student."""
+def where(folder: Path, screen: Screen, size: str = "") -> None:
+    """Where report and charts are, and how to keep the student (with the option that names one of several)."""
     screen.hint(f"report    {folder}/report.json")
     screen.hint(f"charts    tensorboard --logdir {folder}")
-    screen.hint(f"keep it   policykd promote {folder} NAME")
+    screen.hint(f"keep it   policykd promote {folder} NAME{size}")

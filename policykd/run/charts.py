@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Charts"]
 
-# The page "Custom Scalars" opens on the first group; each chart shows every series that has the tag.
+# The page "Custom Scalars" opens on the first group; each chart shows every series with a tag that the pattern finds.
 _LAYOUT = {
     "comparison: student, teacher, random": {
         "return on evaluation episodes": ["Multiline", ["eval/mean_reward"]],
@@ -35,12 +35,12 @@ _FRONTIER = {
         "retention against acting parameters (step = parameters)": ["Multiline", ["frontier/retention"]],
         "networks, with the 95 % interval": [
             "Margin",
-            ["frontier/retention", "frontier/retention_low", "frontier/retention_high"],
+            [f"frontier/interval/{x}" for x in ("retention", "low", "high")],
         ],
         "microseconds a decision (step = parameters)": ["Multiline", ["frontier/latency_us"]],
     },
     "training: every size, teacher, random": {
-        "retention": ["Multiline", ["eval/retention"]],
+        "retention": ["Multiline", ["eval/retention$"]],
         "return on evaluation episodes": ["Multiline", ["eval/mean_reward"]],
         "loss": ["Multiline", ["train/loss"]],
         "return while collecting": ["Multiline", ["rollout/ep_rew_mean"]],
@@ -99,12 +99,12 @@ class Charts:
         for it in report["candidates"]:
             low, high = it["retention_ci"] or (None, None)
             values = {"frontier/retention": it["retention"], "frontier/latency_us": it["latency_us"]}
-            bounds = {"frontier/retention_low": low, "frontier/retention_high": high}
-            # Trees are measured in other parameters than networks: a curve of their own, which needs no band.
+            band = {"retention": it["retention"], "low": low, "high": high}
             network = not it["name"].startswith("tree:")
-            self.scalars(
-                it["params"], values | (bounds if network else {}), "frontier" if network else "frontier-trees"
-            )
+            # A tree's parameters are not a network's: a curve of its own.
+            self.scalars(it["params"], values, "frontier" if network else "frontier-trees")
+            if network and low is not None:
+                self.scalars(it["params"], {f"frontier/interval/{k}": v for k, v in band.items()}, "frontier")
             finals = {"retention": it["retention"], "params": it["params"], "latency_us": it["latency_us"]}
             self.scalars(step, {f"final/{k}": v for k, v in finals.items()}, place(it["name"]))
         sizes = [it["params"] for it in report["candidates"]] + [report["teacher"].get("params") or 1]

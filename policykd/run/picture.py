@@ -179,7 +179,7 @@ def _name(axes: Axes, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any
             textcoords="offset points",
             ha=("right", "center", "left")[_sign(dx) + 1],
             va=("top", "center", "bottom")[_sign(dy) + 1],
-            arrowprops=line if math.hypot(dx, dy) > 14 else None,
+            arrowprops=line if math.hypot(dx, dy) > 10 else None,
             **style,
         )
 

@@ -28,7 +28,7 @@ __all__ = ["run"]
 _COLUMNS = (
     "size",
     "parameters",
-    "of teacher",
+    "share",
     "bytes",
     "return",
     "retention [95 %]",
@@ -37,6 +37,7 @@ _COLUMNS = (
     "cycles",
     "each seed",
 )
+_SPARE = ("each seed", "cycles", "bytes", "return")
 
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
         screen.hint(f"picture   {folder}/frontier.png")
     else:
         screen.hint("picture   none without matplotlib: pip install 'policykd[plots]'")
-    where(folder, screen)
+    where(folder, screen, "" if report.chosen is not None else f" --size {_best(fields)['name']}")
     return {**fields, "run": str(folder)}
 
 
@@ -128,7 +129,7 @@ def _show(fields: dict[str, Any], screen: Screen) -> None:
             (
                 f"{it['name']} *" if it["name"] == chosen else it["name"],
                 f"{it['params']:,}",
-                f"{it['params'] / whole:.1%}" if whole else "",
+                _share(it, whole),
                 f"{it['bytes']:,}",
                 number(it["return_mean"]),
                 _kept(it),
@@ -140,14 +141,26 @@ def _show(fields: dict[str, Any], screen: Screen) -> None:
         )
     size = "" if whole is None else f"{whole:,}"
     mean, episodes = number(teacher["return_mean"]), f"{teacher['episodes']}"
-    rows.append(("teacher", size, "100.0%" if whole else "", "", mean, "1", episodes, "", "", ""))
+    rows.append(("teacher", size, _share(teacher, whole), "", mean, "1", episodes, "", "", ""))
     rows.append(("random", "", "", "", number(random["return_mean"]), "0", f"{random['episodes']}", "", "", ""))
     mark = f" (*: the smallest at {fields['target']:g})" if chosen is not None else ""
-    screen.table(f"{fields['env_id']}: students of {teacher.get('algo', 'a teacher')}{mark}", _COLUMNS, rows)
+    screen.table(f"{fields['env_id']}: students of {teacher.get('algo', 'a teacher')}{mark}", _COLUMNS, rows, _SPARE)
+
+
+def _share(it: dict[str, Any], whole: int | None) -> str:
+    """Of the teacher's parameters, in per cent."""
+    share = it["params"] / whole if whole else None
+    return "" if share is None else f"{share:.2%}" if share < 0.01 else f"{share:.1%}"
 
 
 def _kept(it: dict[str, Any]) -> str:
     return span(it["retention"], it["retention_ci"], 3) or "n/a"
+
+
+def _best(fields: dict[str, Any]) -> dict[str, Any]:
+    """The size with the highest lower bound."""
+    found: dict[str, Any] = max(fields["candidates"], key=lambda c: (c["retention_ci"] or [float("-inf")])[0])
+    return found
 
 
 def _answer(fields: dict[str, Any], args: Arguments) -> str:
@@ -156,13 +169,11 @@ def _answer(fields: dict[str, Any], args: Arguments) -> str:
     if chosen is not None:
         it = next(c for c in fields["candidates"] if c["name"] == chosen)
         whole = fields["teacher"].get("params")
-        share = f", {it['params'] / whole:.1%} of the teacher's" if whole else ""
+        share = f", {_share(it, whole)} of the teacher's" if whole else ""
         return f"smallest at {target:g}: {chosen} ({it['params']:,} parameters{share}): {it['path']}"
     if fields["retention"] is None:
         return f"no answer: {fields.get('retention_reason')}"
-    low = {c["name"]: (c["retention_ci"] or [float("-inf")])[0] for c in fields["candidates"]}
-    best = max(fields["candidates"], key=lambda c: low[c["name"]])
-    largest = fields["candidates"][-1]["name"]
+    best, largest = _best(fields), fields["candidates"][-1]["name"]
     return (
         f"none reaches {target:g} with its lower bound; the best is {best['name']}, retention {_kept(best)}: "
         f"{best['path']}; try sizes beyond {largest} (--sizes), or --cycles {args.how.cycles + 1}"
