@@ -16,12 +16,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from cartpole_agent import write_balancer
+from frontier_by_hand import made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from policykd.cli import main
-from policykd.evaluation import evaluate
+from policykd.evaluation import Interval, evaluate
 from policykd.load import load_student, load_teacher
+from policykd.report import FrontierReport
 
 AGENT = Path(__file__).parent.parent / "agents" / "cartpole-ppo"
 TINY = ["--steps", "2000", "--cycles", "1", "--sizes", "linear", "4", "--seeds", "2", "--screen", "8"]
@@ -261,7 +262,34 @@ def test_a_teacher_that_looks_at_images(tmp_path: Path, monkeypatch: Any, capsys
         del gym.registry["PolicykdScreen-v0"]
 
 
-def test_a_teacher_that_is_no_better_than_chance(tmp_path: Path, capsys: Any) -> None:
-    bad = write_balancer(tmp_path, sharpness=-10.0)  # it drops the pole at once, and so does the random policy
-    found = answered(capsys, "frontier", bad, *TINY, "--sizes", "linear", "--seeds", "1", "--out", tmp_path / "r")
-    assert found["candidates"][0]["path"] == str(tmp_path / "r/students/linear/seed-0")
+@pytest.mark.parametrize(
+    ("report", "answer", "keep"),
+    [
+        (
+            made(None, linear=Interval(0.9, 0.85, 0.97), wide=Interval(0.93, 0.86, 0.97)),
+            "none reaches 0.95 with its lower bound; the best is 16,16, retention 0.930 [0.860, 0.970]: "
+            "r/students/16x16/seed-2; try sizes beyond 16,16 (--sizes), or --cycles 3",
+            "NAME --size 16,16",
+        ),
+        (
+            made(None, **dict.fromkeys(("tree", "linear", "wide"), Interval(None, reason="it is as random actions"))),
+            "no answer: it is as random actions",
+            "NAME --size tree:2",
+        ),
+        (
+            made("linear"),
+            "smallest at 0.95: linear (10 parameters, 0.22% of the teacher's): r/students/linear/seed-1",
+            "NAME",
+        ),
+    ],
+)
+def test_the_answer_in_a_sentence(
+    report: FrontierReport, answer: str, keep: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("policykd.cli.verbs.frontier.frontier", lambda *args, **kw: report)
+    assert main(["frontier", str(AGENT), "--cycles", "2", "--out", "r"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == answer
+    assert err.splitlines()[-1] == f"keep it   policykd promote r {keep}"
+    assert load_student("r/students/16x16/seed-2").acting_parameters == 386

@@ -12,87 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from frontier_by_hand import made, network
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from toys import CARTPOLE
 
-from policykd import students
 from policykd.cli import main
 from policykd.cli.measured import rows_in
 from policykd.errors import MissingExtraError, RunError, UsageError
-from policykd.evaluation import Interval, Score
+from policykd.evaluation import Interval
 from policykd.load import load_student, load_teacher
-from policykd.prediction import Origin, Policy, Spec
-from policykd.report import Candidate, FrontierReport, Measured, Report
+from policykd.report import FrontierReport
 from policykd.run import Run, picture, promote
 from policykd.run.sizes import place, sizes_in
-from policykd.students import Cohort, Student, Tree
+from policykd.students import Cohort, Tree
 
 PARAMS = {"linear": 10, "tree:2": 2 + 2 * 2, "16,16": 16 * 4 + 16 + 16 * 16 + 16 + 2 * 16 + 2}
 """By hand: weights and biases of 4 -> 2 and 4 -> 16 -> 16 -> 2; one test (column, threshold) and two leaves of 2."""
-
-
-def balancer() -> Tree:
-    """Angle at most 0: left, else right."""
-    value = [[0, 0], [1, 0], [0, 1]]
-    origin = Origin(algo="tree", env_id="CartPole-v1")
-    return Tree(CARTPOLE, [2, 0, 0], [0.0, 0, 0], [1, 1, 2], [2, 1, 2], value, origin=origin)
-
-
-def network(hidden: tuple[int, ...], seed: int, spec: Spec = CARTPOLE) -> Student:
-    student = students.mlp(spec, hidden, seed=seed)
-    student.origin = Origin(algo="mlp", env_id="CartPole-v1")
-    return student
-
-
-def scored(mean: float) -> Score:
-    returns = mean + np.linspace(-5.0, 5.0, 100)
-    return Score(returns, np.full(100, 7), 0)
-
-
-def candidate(name: str, policies: list[Policy], best: int, kept: Interval, latency: float) -> Candidate:
-    seeds = tuple((k, p, 0.9 + k / 100, 40) for k, p in enumerate(policies))
-    size = students.size_bytes(policies[best])
-    mean = 20.0 + 480.0 * (kept.value or 0.0)
-    return Candidate(name, policies[best], best, kept, scored(mean), size, latency, 1 + best, seeds)
-
-
-def made(chosen: str | None = "linear", **kept: Interval) -> FrontierReport:
-    """Six students of three sizes; the second seed of ``linear`` is the chosen one."""
-    of = {"tree": Interval(0.4, 0.3, 0.5), "linear": Interval(0.98, 0.96, 0.99), "wide": Interval(1.0, 0.99, 1.01)}
-    of |= kept
-    found = (
-        candidate("tree:2", [balancer()], 0, of["tree"], 31.0),
-        candidate("linear", [network((), k) for k in range(2)], 1, of["linear"], 40.0),
-        candidate("16,16", [network((16, 16), k) for k in range(3)], 2, of["wide"], 60.0),
-    )
-    top = next((c for c in found if c.name == chosen), found[-1])
-    best = Report(
-        kind="frontier",
-        env_id="CartPole-v1",
-        method="dagger",
-        seed=0,
-        stopped_by="converged",
-        teacher=Measured(500.0, (500.0, 500.0), 0.0, 100, 500.0, source="a.zip", algo="ppo", params=4610),
-        student=Measured.of(top.score, top.policy, top.size),
-        random=Measured(20.0, (18.0, 22.0), 9.0, 100, 20.0),
-        retention=top.retention,
-        kept=students_kept(),
-        env_steps=4000,
-        updates=100,
-        evaluations=60,
-        seconds={"load": 1.0, "collect": 0.5, "learn": 0.7, "evaluate": 0.3, "total": 2.5},
-        cpu_seconds={},
-        policy=top.policy,
-    )
-    return FrontierReport(best, 0.95, chosen, found)
-
-
-def students_kept() -> Any:
-    from policykd.evaluation import Kept
-
-    return Kept(0.9, 0.1, None)
 
 
 CONFIG = {"teacher": "a.zip", "target": 0.95, "seeds": 3, "steps": 4000, "learning_rate": 0.02, "sizes": []}

@@ -32,12 +32,12 @@ _LAYOUT = {
 }
 _FRONTIER = {
     "frontier: what each size keeps": {
-        "retention against acting parameters (step = parameters)": ["Multiline", ["frontier/retention"]],
+        "retention (step = acting parameters)": ["Multiline", ["frontier/retention"]],
         "networks, with the 95 % interval": [
             "Margin",
             [f"frontier/interval/{x}" for x in ("retention", "low", "high")],
         ],
-        "microseconds a decision (step = parameters)": ["Multiline", ["frontier/latency_us"]],
+        "µs a decision (step = acting parameters)": ["Multiline", ["frontier/latency_us"]],
     },
     "training: every size, teacher, random": {
         "retention": ["Multiline", ["eval/retention$"]],
