@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from policykd.errors import UsageError
 from policykd.losses import Objective, PairLoss, Weighted, as_objective
-from policykd.prediction import Batch, Many, Policy, Progress, Update
+from policykd.prediction import Batch, Blocks, Many, Policy, Progress, Update
 
 __all__ = ["Learner", "Schedule", "reduce_rows"]
 
@@ -50,27 +50,46 @@ class _Flat:
 
     The tensors stay what they are to everyone else: their data become views. Nets of a few thousand numbers otherwise
     spend more time on being updated than on being evaluated.
+
+    Args:
+        blocks: parameters with the number of members that their first dimension counts (one student: 1, and any
+            shapes). The numbers of one member of a block lie side by side.
+
+    Attributes:
+        data, gradient: all blocks, one after the other.
+        gradients: the blocks of ``gradient``, ``[members, width]`` each.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.data = torch.cat([p.detach().reshape(-1) for p in parameters] or [torch.zeros(0)])
-        self.gradient = torch.zeros_like(self.data)
-        sizes = [p.numel() for p in parameters]
-        self._views = [(p, data.view_as(p)) for p, data in zip(parameters, self.data.split(sizes), strict=True)]
+    def __init__(self, blocks: Blocks) -> None:
+        self._sizes = [(members, sum(p.numel() for p in block)) for members, block in blocks]
+        total = sum(size for _, size in self._sizes)
+        self.data, self.gradient = torch.zeros(total), torch.zeros(total)
+        self.gradients = self.blocks_of(self.gradient)
+        self._blocks: list[list[tuple[nn.Parameter, Tensor]]] = []
+        for (members, block), data in zip(blocks, self.blocks_of(self.data), strict=True):
+            columns = data.split([p.numel() // members for p in block], 1)
+            self._blocks.append([(p, own.view(p.shape)) for p, own in zip(block, columns, strict=True)])
         self.follow()
+
+    def blocks_of(self, flat: Tensor) -> list[Tensor]:
+        """The blocks of a vector as long as ``data``, as views ``[members, width]``."""
+        parts = flat.split([size for _, size in self._sizes])
+        return [part.view(members, -1) for part, (members, _) in zip(parts, self._sizes, strict=True)]
 
     def follow(self) -> None:
         """Take over what others put in a parameter's place (another Learner, a file), and forget old gradients."""
-        for p, data in self._views:
-            p.grad = None
-            if p.data_ptr() != data.data_ptr():
-                data.copy_(p.data)
-                p.data = data
+        for block in self._blocks:
+            for p, data in block:
+                p.grad = None
+                if p.data_ptr() != data.data_ptr():
+                    data.copy_(p.data)
+                    p.data = data
 
     def gather(self) -> None:
         """Bring the gradients of a backward pass side by side; one that was not reached is 0."""
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in self._views]
-        torch.cat([g.reshape(-1) for g in found] or [torch.zeros(0)], out=self.gradient)
+        for block, rows in zip(self._blocks, self.gradients, strict=True):
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in block]
+            torch.cat([g.reshape(len(rows), -1) for g in found], 1, out=rows)
 
 
 class _Adam:
@@ -109,22 +128,10 @@ class _Adam:
         self.steps = int(state["steps"])
 
 
-def _trained(student: Policy) -> list[nn.Parameter]:
+def _trained(student: Policy) -> Blocks:
     if isinstance(student, Many):
-        return [p for _, block in student.blocks() for p in block]
-    return [p for p in student.parameters() if p.requires_grad]
-
-
-def _owners(student: Policy, others: int) -> Tensor | None:
-    """Whose each trained number is: a member's, or (``others`` numbers of losses) nobody's, which is one more."""
-    if not isinstance(student, Many):
-        return None
-    owners, first = [], 0
-    for members, block in student.blocks():
-        mine = torch.arange(first, first + members)
-        owners += [mine.repeat_interleave(p.numel() // members) for p in block]
-        first += members
-    return torch.cat([*owners, torch.full((others,), first)])
+        return student.blocks()
+    return [(1, [p for p in student.parameters() if p.requires_grad])]
 
 
 class Learner:
@@ -153,9 +160,12 @@ class Learner:
         self._many = isinstance(student, Many)
         trained, losses = _trained(student), [p for m in self.objective.modules for p in m.parameters()]
         # The averaged student follows the student's own weights; a parametric loss's are trained but never acted with.
-        self._own = sum(p.numel() for p in trained)
-        self._owners = _owners(student, sum(p.numel() for p in losses))
-        self._flat = _Flat(trained + losses)
+        self._own = sum(p.numel() for _, block in trained for p in block)
+        if self._many:
+            trained += [(1, losses)] if losses else []
+        else:
+            trained = [(1, [*trained[0][1], *losses])]  # one norm over both
+        self._flat = _Flat(trained)
         self._optimizer = _Adam(self._flat)
         self.updates = 0
         self.averaged = student if average is None else copy.deepcopy(student)
@@ -192,17 +202,14 @@ class Learner:
     @torch.no_grad()
     def _clip(self) -> Tensor:
         """Scale gradients down to ``max_grad_norm``, member by member; their norms before that."""
-        gradient = self._flat.gradient
-        if self._owners is None:
-            norm = torch.linalg.vector_norm(gradient)
-            if self.max_grad_norm is not None:
-                gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0))
-            return norm
-        groups = int(self._owners[-1]) + 1
-        norms = torch.zeros(groups).index_add_(0, self._owners, gradient.square()).sqrt_()
+        blocks = self._flat.gradients
+        norms = [torch.linalg.vector_norm(block, dim=1, keepdim=True) for block in blocks]
         if self.max_grad_norm is not None:
-            gradient.mul_((self.max_grad_norm / (norms + 1e-6)).clamp_max_(1.0)[self._owners])
-        return norms[: self.student.members] if isinstance(self.student, Many) else norms
+            for block, norm in zip(blocks, norms, strict=True):
+                block.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_max_(1.0))
+        if isinstance(self.student, Many):
+            return torch.cat(norms).squeeze(1)[: self.student.members]
+        return norms[0][0, 0]
 
     def _follow(self) -> None:
         if self.average is None or self._flat_average is None:
@@ -240,11 +247,20 @@ class Learner:
         if not same:
             less.averaged = self.averaged.kept(members)
             less._flat_average = _Flat(_trained(less.averaged))
-        assert self._owners is not None
-        stay = torch.isin(self._owners, torch.tensor([*members, self.student.members]))
-        less._optimizer.take(self._optimizer, stay)
+        less._optimizer.take(self._optimizer, self._numbers_of(members))
         less.updates = self.updates
         return less
+
+    def _numbers_of(self, members: Sequence[int]) -> Tensor:
+        """Where the numbers of some members lie in the flat vectors; a loss's own come along."""
+        found, first = [], 0
+        for block in self._flat.blocks_of(torch.arange(len(self._flat.data))):
+            if block.numel() and int(block[0, 0]) >= self._own:
+                found.append(block.reshape(-1))
+            else:
+                found.append(block[[m - first for m in members if first <= m < first + len(block)]].reshape(-1))
+            first += len(block)
+        return torch.cat(found)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that ``step`` changes: weights, averaged weights, losses, optimizer, counter."""

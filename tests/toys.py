@@ -141,3 +141,45 @@ class Lottery(gym.Env):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.left -= 1
         return np.zeros(1, np.float32), self.pay, self.left == 0, False, {}
+
+
+class Coins(gym.Env):
+    """Ten steps of a number drawn from [0, 1]; action 1 earns 1, action 0 nothing, whatever the number."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    spec_of = Spec(observation_space, action_space, "categorical")
+
+    def _toss(self) -> np.ndarray:
+        return self.np_random.random(1, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = 10
+        return self._toss(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return self._toss(), float(action == 1), self.left == 0, False, {}
+
+
+@final
+class Keen(Policy):
+    """Takes the coin where the number is below ``share``: of Coins it retains 2 x share - 1, random actions being 0.5.
+
+    Args:
+        size: acting parameters that it claims.
+    """
+
+    def __init__(self, share: float, size: int = 1) -> None:
+        super().__init__(Coins.spec_of, Origin(algo="ppo"))
+        self.share, self.size = share, size
+
+    def forward(self, obs: Obs, state: Any = None, start: Tensor | None = None, *, values: bool = True) -> Prediction:
+        assert isinstance(obs, Tensor)
+        z = torch.where(obs[..., 0] < self.share, 1.0, -1.0)
+        return Prediction(Categorical(torch.stack([-z, z], -1)))
+
+    @property
+    def acting_parameters(self) -> int:
+        return self.size

@@ -20,7 +20,7 @@ from policykd.prediction import Policy
 from policykd.recipe import Recipe
 from policykd.report import FrontierReport
 
-__all__ = ["frontier"]
+__all__ = ["frontier", "ladder"]
 
 
 def frontier(
@@ -35,9 +35,10 @@ def frontier(
     """Teach students of many sizes together, and find the smallest that keeps ``target`` of the teacher's return.
 
     One stream of environment steps and teacher labels teaches all of them. They take turns acting, so that each sees
-    its own mistakes. Between cycles they are screened: sizes larger than one that is as good as the teacher need not
-    go on, nor do students that are surely worse (by intervals) than a sibling of their size, or that are among the
-    worse half of sizes and surely short of the target. In the end the best of each size plays fresh episodes.
+    its own mistakes. After each cycle they are screened, and those go who cannot win: sizes beyond one that has come
+    half-way from the target to its teacher, and, by intervals only, students that are surely worse than a sibling of
+    their size and sizes of the worse half that are surely short of the target and of the better half (successive
+    halving, Jamieson & Talwalkar 2015, 1502.07943). In the end the best of each size plays fresh episodes.
 
     Args:
         teacher: a policy, or the path of one.

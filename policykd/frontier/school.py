@@ -25,7 +25,7 @@ from policykd.race import Race, Runner, Standing, first
 from policykd.recipe import Recipe
 from policykd.report import Candidate, FrontierReport, Measured, Report
 from policykd.rollouts import Collector, Panel, make
-from policykd.selection import AS_GOOD, REPORT, SEEDS, SELECT
+from policykd.selection import REPORT, SEEDS, SELECT
 from policykd.students import Cohort, Student, tree
 from policykd.supervised import ROUND, cosine, interact, mixture
 
@@ -243,12 +243,15 @@ class School:
     def _drop(self) -> bool:
         """Let those go who cannot win any more; whether anybody stays.
 
-        Nobody goes on a point estimate but those who need not win: sizes beyond one that is as good as its teacher.
+        Sizes beyond one that has reached the middle between the target and its teacher need not win, and nor does that
+        size learn more. Everybody else goes by intervals only, never on a point estimate: a student whose interval lies
+        below that of a sibling of its size, and of the worse half of the sizes those whose best student's interval lies
+        below the target and below those of the better half.
         """
         pupils = [*self.nets, *self.trees]
         by_rung = {i: [p for p in pupils if p.rung == i] for i in range(len(self.rungs))}
         best = {i: max(group, key=lambda p: p.value) for i, group in by_rung.items()}
-        enough = max(self.config.target, AS_GOOD)
+        enough = (self.config.target + 1.0) / 2
         met = min((i for i, p in best.items() if p.value >= enough), default=len(self.rungs))
         for pupil in pupils:
             surest = max(p.low for p in by_rung[pupil.rung])

@@ -27,10 +27,18 @@ class _Stack(nn.Module):
         first = students[0]
         self.shape, self.members, self.spec = first.shape, len(students), first.spec
         self.names = [name for name, p in first.named_parameters() if p.requires_grad]
-        each = [dict(s.named_parameters()) for s in students]
+        every = [dict(s.named_parameters()) for s in students]
         for name in self.names:
-            stacked = torch.stack([own[name].detach() for own in each])
+            stacked = torch.stack([own[name].detach() for own in every])
             self.register_parameter(name.replace(".", "_"), nn.Parameter(stacked))
+
+        torso = [n.removesuffix(".weight") for n in self.names if n.startswith("torso.") and n.endswith(".weight")]
+        heads = [n for n in ("action_head", "log_std") if f"{n}.weight" in self.names]
+        at = self.names.index
+        # Where in the parameters each layer's weight and bias are.
+        self._inner = [(at(f"{n}.weight"), at(f"{n}.bias")) for n in torso]
+        self._outer = [(at(f"{n}.weight"), at(f"{n}.bias")) for n in heads]
+        self._spread = at("log_std") if "log_std" in self.names else None
 
     def named(self) -> dict[str, nn.Parameter]:
         """The parameters under the names that a student has for them."""
@@ -38,13 +46,11 @@ class _Stack(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encoded rows ``[b, width]`` to outputs and, of normal families, log_std: ``[members, b, a]`` each."""
-        of = self.named()
-        torso = [n.removesuffix(".weight") for n in self.names if n.startswith("torso.") and n.endswith(".weight")]
-        heads = [n for n in ("action_head", "log_std") if f"{n}.weight" in of]
-        inner, outer = ([(of[f"{n}.weight"], of[f"{n}.bias"]) for n in names] for names in (torso, heads))
+        own = list(self.parameters())
+        inner, outer = ([(own[w], own[b]) for w, b in pairs] for pairs in (self._inner, self._outer))
         _, out, *spread = network(x, inner, ACTIVATIONS[self.shape.activation], outer)
-        if "log_std" in of:
-            spread = [of["log_std"].unsqueeze(1).expand_as(out)]
+        if self._spread is not None:
+            spread = [own[self._spread].unsqueeze(1).expand_as(out)]
         return out, spread[0] if spread else None
 
 
