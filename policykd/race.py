@@ -21,8 +21,8 @@ LOOKS = (1, 2, 4)
 _LEVEL = 1.0 - 0.05 / len(LOOKS)
 """Bonferroni's level of each look, so that the intervals of all looks hold together with 95 %."""
 
-_FEW = 10
-_DECIDES = 8  # episodes from which an interval may drop a student; a stated one takes 100
+_FEW = (8, 20)  # episodes from which an interval may drop a student; a stated one takes 100
+_WAVE = 3
 _TEACHER = 0
 
 
@@ -71,50 +71,59 @@ class Race:
         self.played = 0
         self._known: dict[tuple[int, int], Score] = {}
 
-    def screen(self, runners: Sequence[Runner]) -> list[Standing]:
-        """Compare students on episodes that are never reported: 10 each, and more for those who may still matter.
+    def screen(self, runners: Sequence[Runner]) -> list[Standing | None]:
+        """Compare students on episodes that are never reported, as few as tell what is asked.
 
-        A student plays on while it may be the best of its size (no other's interval lies wholly above its own), while
-        its interval includes the target, and while its size is not beyond the next after the smallest that has reached
-        the target so far: larger ones cannot be the smallest.
+        Sizes come in waves, smallest first, until one of them has come half-way from the target to the teacher: larger
+        ones cannot be the smallest. In a wave everybody plays 8 episodes; then 20, and then all of them, who may be the
+        best of their size (no sibling's interval lies wholly above theirs) and whose interval includes the target.
+
+        Returns:
+            A standing each, None for those whose turn did not come.
         """
-        scores: dict[int, Score] = {}
-        playing = list(range(len(runners)))
         standings: list[Standing | None] = [None] * len(runners)
+        sizes = sorted({r.size for r in runners})
+        for i in range(0, len(sizes), _WAVE):
+            wave = [k for k, r in enumerate(runners) if r.size in sizes[i : i + _WAVE]]
+            for k, standing in self._wave([runners[k] for k in wave]).items():
+                standings[wave[k]] = standing
+            if any(s is not None and self.enough(s) for s in standings):
+                break
+        self.played += sum(s.score.episodes for s in standings if s is not None)
+        return standings
+
+    def enough(self, standing: Standing) -> bool:
+        """Whether a student has come half-way from the target to its teacher: it need not learn more."""
+        return standing.kept.value is not None and standing.kept.value >= (self.config.target + 1.0) / 2
+
+    def _wave(self, runners: Sequence[Runner]) -> dict[int, Standing]:
+        scores: dict[int, Score] = {}
+        standings: dict[int, Standing] = {}
+        playing = list(range(len(runners)))
         # Episodes of a native vector depend on how many they are: one look, so that all play the same ones.
-        few = () if native(self.recipe) else (_FEW, 2 * _FEW)
-        looks = [n for n in few if n < self.config.screen] + [self.config.screen]
-        for episodes in looks:
+        few = () if native(self.recipe) else _FEW
+        for episodes in [n for n in few if n < self.config.screen] + [self.config.screen]:
             scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), self._seed(SELECT))
             for i in playing:
-                standings[i] = self._standing(scores[i], self._seed(SELECT), _DECIDES, 0.95)
-            playing = self._undecided(runners, playing, standings)
+                standings[i] = self._standing(scores[i], self._seed(SELECT), _FEW[0], 0.95)
+            best: dict[int, float] = {}
+            for i, s in standings.items():
+                best[runners[i].size] = max(best.get(runners[i].size, float("-inf")), _low(s.kept))
+            playing = [
+                i
+                for i in playing
+                if _low(standings[i].kept) < self.config.target <= _high(standings[i].kept)
+                and _high(standings[i].kept) >= best[runners[i].size]
+            ]
             if not playing:
                 break
-        self.played += sum(s.episodes for s in scores.values())
-        return [s for s in standings if s is not None]
-
-    def _undecided(
-        self, runners: Sequence[Runner], playing: Sequence[int], standings: Sequence[Standing | None]
-    ) -> list[int]:
-        kept = {i: s.kept for i, s in enumerate(standings) if s is not None}
-        reached = [runners[i].size for i, k in kept.items() if k.value is not None and k.value >= self.config.target]
-        best: dict[int, float] = {}
-        for i, k in kept.items():
-            best[runners[i].size] = max(best.get(runners[i].size, float("-inf")), _low(k))
-        largest = min(reached, default=len(runners)) + 1
-
-        def matters(i: int) -> bool:
-            size, low, high = runners[i].size, _low(kept[i]), _high(kept[i])
-            return size <= largest and low < self.config.target <= high and high >= best[size]
-
-        return [i for i in playing if matters(i)]
+        return standings
 
     def decide(self, runners: Sequence[Runner], keep: int = 0) -> tuple[list[Standing], int | None]:
         """Measure one student of each size on fresh episodes, and find the smallest that can be trusted.
 
-        Everybody plays 100 episodes; those that are smaller than the smallest proven one, and whose interval includes
-        the target, play 200 and 400. The intervals of these looks hold together with 95 %.
+        Everybody plays 100 episodes. Those play 200 and 400 that are smaller than the smallest proven one and stand at
+        the target or above, but not surely so. The intervals of these looks hold together with 95 %.
 
         Args:
             runners: one a size, smallest first.
@@ -140,7 +149,7 @@ class Race:
             playing = [
                 i
                 for i, s in standings.items()
-                if (proven is None or i < proven) and _low(s.kept) < self.config.target <= _high(s.kept)
+                if (proven is None or i < proven) and _low(s.kept) < self.config.target <= (s.kept.value or 0.0)
             ]
         return [standings[i] for i in range(len(runners))], proven
 

@@ -50,7 +50,7 @@ def test_episodes_go_to_those_who_are_close() -> None:
 
 
 def test_no_more_episodes_than_allowed() -> None:
-    found, _ = race(max_episodes=200).decide([Runner(0, Keen(0.975))])
+    found, _ = race(max_episodes=200).decide([Runner(0, Keen(0.985))])
     assert found[0].score.episodes == 200
 
 
@@ -66,14 +66,19 @@ def test_the_intervals_of_several_looks_are_wider_than_those_of_one() -> None:
 
 def test_screening_plays_on_only_where_it_matters() -> None:
     one = race(screen=40)
-    shares = [(0, 0.5), (1, 0.99), (1, 0.6), (2, 1.0), (3, 1.0)]
+    shares = [(0, 0.5), (1, 0.99), (1, 0.6), (2, 0.9), (3, 1.0), (3, 1.0)]
     found = one.screen([Runner(size, Keen(share)) for size, share in shares])
-    played = [s.score.episodes for s in found]
-    assert played[0] == 10  # surely short of the target
+    played = [0 if s is None else s.score.episodes for s in found]
+    assert played[0] == 8  # surely short of the target
     assert played[1] == 40  # may be the smallest
-    assert played[2] == 10  # surely worse than its sibling
-    assert played[4] == 10  # larger than need be, however good
+    assert played[2] == 8  # surely worse than its sibling
+    assert played[4:] == [0, 0]  # larger than need be, however good
     assert one.played == sum(played)
+
+
+def test_screening_goes_on_to_larger_sizes_while_none_is_good_enough() -> None:
+    found = race().screen([Runner(i, Keen(s)) for i, s in enumerate((0.5, 0.6, 0.7, 0.8, 1.0))])
+    assert [s is not None for s in found] == [True] * 5
 
 
 def test_selecting_and_reported_episodes_never_meet() -> None:

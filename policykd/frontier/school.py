@@ -211,32 +211,31 @@ class School:
         cohort = None if self.learner is None else self.learner.averaged
         runners = [Runner(p.rung, cohort, i) for i, p in enumerate(nets)] if isinstance(cohort, Cohort) else []
         runners += [Runner(p.rung, p.policy) for p in trees if p.policy is not None]
-        standings = self.race.screen(runners)
-        for i, (pupil, standing) in enumerate(zip([*nets, *trees], standings, strict=True)):
+        measured = []
+        for i, (pupil, standing) in enumerate(zip([*nets, *trees], self.race.screen(runners), strict=True)):
             pupil.cycles = cycle + 1
-            if standing.kept.value is None or standing.kept.value >= pupil.value:
+            if standing is not None:
+                measured.append((pupil, standing))
+            if standing is None or pupil.standing is None or (standing.kept.value or 0.0) >= pupil.value:
                 if isinstance(cohort, Cohort) and i < len(nets):
                     pupil.policy = cohort.member(i)
                 pupil.best, pupil.standing = pupil.policy, standing
         updates = 0 if self.learner is None else self.learner.updates
-        for pupil, standing in zip([*nets, *trees], standings, strict=True):
-            self.history.append(
-                {
-                    "env_steps": self.env_steps,
-                    "updates": updates,
-                    "size": self.rungs[pupil.rung].name,
-                    "seed": pupil.seed,
-                    "return_mean": standing.score.mean,
-                    "length_mean": standing.score.mean_length,
-                    "retention": standing.kept.value,
-                    "episodes": standing.score.episodes,
-                }
-            )
+        self.history += [
+            {
+                "env_steps": self.env_steps,
+                "updates": updates,
+                "size": self.rungs[pupil.rung].name,
+                "seed": pupil.seed,
+                "return_mean": standing.score.mean,
+                "length_mean": standing.score.mean_length,
+                "retention": standing.kept.value,
+                "episodes": standing.score.episodes,
+            }
+            for pupil, standing in measured
+        ]
         if self.on_look is not None:
-            rows = [
-                (self.rungs[p.rung].name, p.seed, s.score, s.kept)
-                for p, s in zip([*nets, *trees], standings, strict=True)
-            ]
+            rows = [(self.rungs[p.rung].name, p.seed, s.score, s.kept) for p, s in measured]
             teacher, random = self.race.references(SELECT)
             self.on_look(FrontierLook(self.env_steps, updates, tuple(rows), teacher, random))
 
@@ -251,8 +250,8 @@ class School:
         pupils = [*self.nets, *self.trees]
         by_rung = {i: [p for p in pupils if p.rung == i] for i in range(len(self.rungs))}
         best = {i: max(group, key=lambda p: p.value) for i, group in by_rung.items()}
-        enough = (self.config.target + 1.0) / 2
-        met = min((i for i, p in best.items() if p.value >= enough), default=len(self.rungs))
+        done = [i for i, p in best.items() if p.standing is not None and self.race.enough(p.standing)]
+        met = min(done, default=len(self.rungs))
         for pupil in pupils:
             surest = max(p.low for p in by_rung[pupil.rung])
             pupil.live = pupil.live and pupil.rung < met and pupil.high >= surest
@@ -325,9 +324,13 @@ class School:
             _latency(policy, standing.score.obs),
             pupil.cycles,
             tuple(
-                (p.seed, _policy(p), p.standing.kept.value, p.standing.score.episodes)
+                (
+                    p.seed,
+                    _policy(p),
+                    None if p.standing is None else p.standing.kept.value,
+                    0 if p.standing is None else p.standing.score.episodes,
+                )
                 for p in siblings
-                if p.standing is not None
             ),
         )
 
