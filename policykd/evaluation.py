@@ -243,7 +243,8 @@ def compare_on(obs: Obs, student: Policy, teacher: Policy, masks: Tensor | None 
         mine, theirs = masked(mine, masks), masked(theirs, masks)
     same = _same_action(student, mine.mode(), theirs.mode())
     try:
-        divergence: float | None = float(kl(theirs, mine).mean())
+        with torch.no_grad():
+            divergence: float | None = float(kl(theirs, mine).mean())
     except DistributionError:
         divergence = None
     error = None

@@ -1,7 +1,7 @@
 """Steps that learning takes thousands of times, with their gradients written out; no formula lives here alone.
 
-What ``network`` and ``categorical_kl`` compute is written plainly too (layers one by one, ``distributions.kl``), and
-tests hold each to it. Small networks spend most of a step on the bookkeeping of automatic differentiation; here it is
+What they compute is written plainly too (layers one by one, ``distributions.kl``, ``losses.bounded``), and tests hold
+each to it. Small networks spend most of a step on the bookkeeping of automatic differentiation; here it is
 one node instead of ten or twenty. Gradients of gradients are refused.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Layers", "categorical_kl", "linear", "network"]
+__all__ = ["Layers", "categorical_kl", "linear", "network", "squared_errors"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -154,3 +154,33 @@ def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
         ``[*c, n]``.
     """
     return _CategoricalKL.apply(p, q)
+
+
+class _SquaredErrors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, error: Tensor, std: Tensor, scale: Tensor | float) -> Tensor:
+        own = log_std.exp()
+        spread = (own - std).div_(scale)
+        ctx.save_for_backward(error, spread, own)
+        ctx.scale = scale
+        return error.square().add_(spread.square()).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        error, spread, own = ctx.saved_tensors
+        twice = gradient.unsqueeze(-1).mul(2.0).div(ctx.scale)
+        return error * twice, (spread * own).mul_(twice), None, None, None
+
+
+def squared_errors(mean: Tensor, log_std: Tensor, error: Tensor, std: Tensor, scale: Tensor | float) -> Tensor:
+    """Sum over dimensions of ``error^2 + ((exp(log_std) - std) / scale)^2``, one number a row.
+
+    Args:
+        mean, log_std: the student's, ``[*b, d]``; what gradients flow into.
+        error: ``(mean - the teacher's) / scale`` where that counts and 0 where it does not, ``[*b, d]``, without a
+            gradient: that of ``mean`` is 2 error / scale.
+        std: the teacher's, ``[*c, d]`` that broadcasts to ``[*b, d]``.
+        scale: unit of the error, ``[d]`` or a number.
+    """
+    return _SquaredErrors.apply(mean, log_std, error, std, scale)

@@ -124,3 +124,28 @@ def test_it_is_a_loss_like_any_other() -> None:
     said = Prediction(DiagGaussian(torch.zeros(3, 2), torch.zeros(3, 2)))
     rows = losses.weighted(policy=(1.0, loss))(said, Batch(torch.zeros(3, 1), said))["policy"]
     assert rows.shape == (3,)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_written_gradient_is_that_of_the_plain_formula(lead: tuple[int, ...], shared: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return 2 * torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    mean = drawn(*lead, 6, 2).requires_grad_()
+    log_std = (drawn(*lead, 1, 2) if shared else drawn(*lead, 6, 2)).requires_grad_()
+    low, high, scale = torch.tensor([-1.0, -0.5]), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.25])
+    teacher, spread = drawn(6, 2), drawn(6, 2)
+    student = Prediction(DiagGaussian(mean, log_std.expand_as(mean)))
+    # A teacher that asks for a gradient gets the plain formula, node by node.
+    targets = [Prediction(DiagGaussian(t, spread)) for t in (teacher, teacher.clone().requires_grad_())]
+    fast, plain = (bounded_wasserstein2(student, t, low=low, high=high, scale=scale) for t in targets)
+    assert type(fast.grad_fn).__name__ == "_SquaredErrorsBackward" != type(plain.grad_fn).__name__
+    torch.testing.assert_close(fast, plain)
+    noise = torch.rand(fast.shape, generator=generator, dtype=torch.float64)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((x * noise).sum(), [mean, log_std]) for x in (fast, plain)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)

@@ -255,7 +255,7 @@ class School:
         for pupil in pupils:
             surest = max(p.low for p in by_rung[pupil.rung])
             pupil.live = pupil.live and pupil.rung < met and pupil.high >= surest
-        racing = sorted({p.rung for p in pupils if p.live}, key=lambda i: -best[i].value)
+        racing = sorted({p.rung for p in pupils if p.live} | set(done), key=lambda i: -best[i].value)
         better, worse = racing[: -(-len(racing) // 2)], racing[-(-len(racing) // 2) :]
         bar = min((best[i].low for i in better), default=float("-inf"))
         for i in worse:

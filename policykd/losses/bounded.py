@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from policykd.fused import squared_errors
 from policykd.losses import pairs
 from policykd.prediction import Prediction
 
@@ -47,6 +48,10 @@ def bounded_wasserstein2(
         takes = "DiagGaussian or Deterministic on both sides, or two TanhGaussians"
         raise pairs.refuse("bounded_wasserstein2", student.dist, target.dist, takes, "use mse or huber")
     s, t = both
+    if torch.is_grad_enabled() and s.mean.requires_grad and not t.mean.requires_grad:
+        with torch.no_grad():
+            error = shortfall(s.mean, t.mean, low, high).div_(scale)
+        return squared_errors(s.mean, s.log_std, error, t.log_std.exp(), scale)
     mean = shortfall(s.mean, t.mean, low, high) / scale
     std = (s.log_std.exp() - t.log_std.exp()) / scale
     return (mean.square() + std.square()).sum(-1)
