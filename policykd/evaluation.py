@@ -20,6 +20,7 @@ from policykd.recipe import Recipe, load
 from policykd.rollouts.episodes import play_panel
 from policykd.rollouts.panel import RANDOM, Panel
 from policykd.rollouts.vector import native
+from policykd.rollouts.workers import Ahead
 
 __all__ = [
     "BLOCK",
@@ -252,3 +253,33 @@ def compare_on(obs: Obs, student: Policy, teacher: Policy, masks: Tensor | None 
         spread = target.value.std().clamp_min(1e-8)
         error = float((said.value - target.value).square().mean().sqrt() / spread)
     return Kept(float(same.double().mean()), divergence, error)
+
+
+class References:
+    """Scores that no training changes, the teacher's and the random policy's, played while something else learns.
+
+    A process of its own plays them where there is another core, and no native vector that is quicker than a process.
+
+    Args:
+        teacher, recipe: who plays where.
+        wanted: episodes by (whether it is the teacher, first seed).
+        workers: as for ``evaluate``; 1 plays when the scores are asked for.
+    """
+
+    def __init__(
+        self, teacher: Policy, recipe: Recipe, wanted: Mapping[tuple[bool, int], int], workers: int | None = None
+    ) -> None:
+        def play() -> dict[tuple[bool, int], Score]:
+            return {
+                (taught, seed): extend(None, teacher if taught else None, recipe, episodes, seed=seed, workers=1)
+                for (taught, seed), episodes in wanted.items()
+            }
+
+        self._wanted = frozenset(wanted)
+        self._ahead = None if native(recipe) else Ahead(play, workers)
+
+    def get(self, taught: bool, seed: int) -> Score | None:
+        """The score if it was wanted; waits for it."""
+        if self._ahead is None or (taught, seed) not in self._wanted:
+            return None
+        return self._ahead.result()[taught, seed]

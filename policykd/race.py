@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from policykd.clock import Clock
 from policykd.config import FrontierConfig
-from policykd.evaluation import BLOCK, Interval, Score, extend_all, retention
+from policykd.evaluation import BLOCK, Interval, References, Score, extend_all, retention
 from policykd.prediction import Many, Policy
 from policykd.recipe import Recipe
 from policykd.rollouts import RANDOM, Panel, native
@@ -70,6 +70,9 @@ class Race:
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
         self.played = 0
         self._known: dict[tuple[int, int], Score] = {}
+        select, report = self._seed(SELECT), self._seed(REPORT)
+        wanted = {(True, select): config.screen, (True, report): BLOCK, (False, select): BLOCK, (False, report): BLOCK}
+        self._references = References(teacher, recipe, wanted, config.workers)
 
     def screen(self, runners: Sequence[Runner]) -> list[Standing | None]:
         """Compare students on episodes that are never reported, as few as tell what is asked.
@@ -181,6 +184,11 @@ class Race:
         wanted = {seat: episodes[i] for seat, i in seats.items() if i in episodes}
         known = {seat: scores[i] for seat, i in seats.items() if i in scores}
         for member, count in ((_TEACHER, max(episodes.values())), (RANDOM, BLOCK)):
+            if (member, seed) not in self._known:
+                with self.clock.phase("evaluate"):
+                    played = self._references.get(member == _TEACHER, seed)
+                if played is not None:
+                    self._known[member, seed] = played
             if (old := self._known.get((member, seed))) is not None:
                 known[member] = old
             wanted[member] = count

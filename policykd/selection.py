@@ -11,7 +11,7 @@ import numpy as np
 
 from policykd.clock import Clock
 from policykd.config import DistillConfig
-from policykd.evaluation import BLOCK, Interval, Kept, Score, compare_on, extend, retention
+from policykd.evaluation import BLOCK, Interval, Kept, References, Score, compare_on, extend, retention
 from policykd.learner import Learner
 from policykd.news import Look
 from policykd.prediction import Policy
@@ -73,6 +73,14 @@ class Selection:
         self.played = 0
         self._known: dict[tuple[str, int], Score] = {}
         self._best: tuple[float, dict[str, Any]] | None = None
+        select, report = self._first(SELECT), self._first(REPORT)
+        wanted = {
+            (True, select): config.select_episodes,
+            (False, select): BLOCK,
+            (True, report): config.episodes,
+            (False, report): max(BLOCK, config.episodes),
+        }
+        self._references = References(teacher, recipe, wanted, config.workers)
 
     def look(self, learner: Learner, env_steps: int) -> float:
         """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
@@ -155,6 +163,12 @@ class Selection:
     def _of(self, name: str, policy: Policy | None, episodes: int, seed: int, keep: int = 0) -> Score:
         """The score of a policy that stays as it is: grown on demand, never measured twice."""
         known = self._known.get((name, seed))
+        if known is None and name in ("teacher", "random"):
+            with self.clock.phase("evaluate"):
+                known = self._references.get(name == "teacher", seed)
+            if known is not None:
+                self._known[name, seed] = known
+                self.played += known.episodes
         if known is None or known.episodes < episodes:
             known = self._known[name, seed] = self._fresh(policy, episodes, seed, known, keep)
         return known

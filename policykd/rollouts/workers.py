@@ -15,17 +15,18 @@ import sys
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
 from policykd.errors import EnvError, UsageError
 
-__all__ = ["MOST", "crew", "each"]
+__all__ = ["MOST", "Ahead", "crew", "each"]
 
 T = TypeVar("T")
 
@@ -69,6 +70,59 @@ def each(task: Callable[[int], T], count: int, workers: int | None = None) -> tu
     return _forked(task, count, processes)
 
 
+class Ahead(Generic[T]):
+    """A task that another process does meanwhile, where there is another core for it; ``result`` waits for it.
+
+    Where there is none it is done when its result is asked for. Closing, or losing the last reference, ends it.
+
+    Args:
+        task: needs no argument; as for ``each``.
+        workers: as for ``each``; with fewer than 2 nothing is started.
+    """
+
+    def __init__(self, task: Callable[[], T], workers: int | None = None) -> None:
+        self._task = task
+        self._children: dict[Connection, BaseProcess] = {}
+        self._found: list[T] = []
+        self._end = weakref.finalize(self, _end, self._children)
+        if crew(workers) > 1:
+            _start(lambda _: task(), self._children)
+            for line in self._children:
+                _send(line, 0, self._children)
+
+    def result(self) -> T:
+        """What the task returns.
+
+        Raises:
+            EnvError: as for ``each``; every exception of the task arrives as it is.
+        """
+        if not self._found:
+            for line in list(self._children):
+                done, _, found = _receive(line, self._children)
+                self.close()
+                if not done:
+                    raise found
+                self._found.append(found)
+        if not self._found:
+            with _one_thread():
+                self._found.append(self._task())
+        return self._found[0]
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+
+
+def _end(children: dict[Connection, BaseProcess]) -> None:
+    for line, child in children.items():
+        line.close()
+        if child.exitcode is None:
+            child.kill()
+        child.join()
+        child.close()
+    children.clear()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -105,13 +159,7 @@ def _forked(task: Callable[[int], T], count: int, processes: int) -> tuple[list[
         for child in children.values():
             child.join(_PATIENCE)
     finally:
-        for line, child in children.items():
-            line.close()
-            if child.exitcode is None:
-                child.kill()  # nothing that it holds is needed any more
-        for child in children.values():
-            child.join()
-            child.close()
+        _end(children)  # nothing that they hold is needed any more
     return [results[i] for i in range(count)], sum(seconds.values())
 
 
