@@ -1,69 +1,142 @@
-"""CPU seconds of training (collect + learn, one thread) to 95 % of the teacher's return, and what the end keeps.
+"""CPU seconds of training until a student reaches 95 % of its teacher, and what the same student keeps afterwards.
 
-    python tests/benchmarks/speed.py [--agents DIR] [--seeds 5] [--only TEXT ...] [--no-final]
+    POLICYKD_TEACHERS=... python tests/benchmarks/speed.py [--seeds 10] [--only TEXT ...]
 
 "Reached" is a selection score of 0.95 confirmed at once on 100 fresh episodes (`--until-retention 0.95`). Imports,
-loading and evaluation are outside; environment steps, labels, gradient steps are inside. The same student is then
-trained anew to the default end and measured on 400 fresh episodes.
+loading and evaluation are outside; environment steps, labels, gradient steps are inside, on one thread. The student is
+then measured on 400 episodes that chose nothing. The last case trains eight students together until all have reached.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import policykd as kd
+from policykd import students
+from policykd.clock import Clock
+from policykd.config import FrontierConfig
+from policykd.datasets import Ring
+from policykd.evaluation import Score, extend, extend_all, retention, student_t_interval
+from policykd.home import WARM_UP, first_steps, recipe_for
+from policykd.losses.defaults import default_objective
+from policykd.rollouts import Collector, Panel, make
+from policykd.supervised import cosine, interact, mixture
 
 _CASES = (
     ("ppo/CartPole-v1_1", "cartpole-ppo", "64,64"),
     ("ppo/LunarLander-v2_1", "lunarlander-ppo", "64,64"),
+    ("ppo/LunarLander-v2_1", "lunarlander-ppo", "16,16"),
     ("ppo/LunarLander-v2_1", "lunarlander-ppo", "8"),
     ("a2c/BipedalWalker-v3_1", None, "64,64"),
+    ("ppo/LunarLander-v2_1", "lunarlander-ppo", "eight 64,64"),
 )
 """Agents in rl_zoo3's layout, and those of the shelf that stand in for them where the folder is not there."""
 
+_TARGET, _BUDGETS = 0.95, (1_000, 2_000, 5_000, 10_000)
 
-def spent(report: object) -> float:
-    """CPU seconds of collecting and learning."""
-    return sum(report.cpu_seconds.get(phase, 0.0) for phase in ("collect", "learn"))  # type: ignore[attr-defined]
+
+def alone(teacher: kd.Policy, hidden: str, seed: int) -> tuple[float, float, int, float]:
+    """CPU seconds of collecting and of learning, environment steps, retention afterwards."""
+    r = kd.distill(
+        teacher, hidden=hidden, seed=seed, until_retention=_TARGET, select_episodes=50, episodes=400, max_episodes=400
+    )
+    late = float("inf") if r.stopped_by != "target" else 1.0
+    kept = r.retention.value
+    assert kept is not None
+    return r.cpu_seconds["collect"] * late, r.cpu_seconds["learn"], r.env_steps, kept
+
+
+def eight(teacher: kd.Policy, seed: int) -> tuple[float, float, int, float]:
+    """The same of eight students until the last of them has reached; the retention is the lowest of theirs."""
+    clock, config, recipe = Clock(), FrontierConfig(), recipe_for(teacher, None)
+    with clock.phase("collect"):
+        envs = make(recipe, 32)
+        collector = Collector(envs, teacher, seed=10_000 * seed, values=False)
+        memory = Ring(config.memory, seed=seed, extra=False)
+        first = collector.collect(WARM_UP // 32)
+        memory.add(first.batch)
+    with clock.phase("learn"):
+        made = [students.suited(teacher, "64,64", seed=100 * seed + k) for k in range(8)]
+        for student in made:
+            students.adopt_scales(student, teacher, first.batch)
+        objective = default_objective(teacher.spec, first.batch.target, with_value=False, value_weight=0.0)
+        learner = kd.Learner(students.Cohort(made), objective, lr=cosine(config.learning_rate), average=config.average)
+    steps, look, reached, last = first_steps(config, teacher.spec), 256.0, dict[int, students.Student](), first.steps
+    seeds = [base + 10_000 * seed for base in (1_000_000_000, 1_500_000_000, 500_000_000)]
+    theirs = [extend(None, teacher, recipe, n, seed=s) for s, n in zip(seeds, (50, 100, 400), strict=True)]
+    random = extend(None, None, recipe, 100, seed=seeds[0])
+
+    def kept(score: Score, teachers: Score) -> float:
+        found = retention(score, teachers, random).value
+        assert found is not None
+        return found
+
+    updates = interact(
+        learner,
+        collector,
+        memory,
+        config,
+        steps=15 * steps,
+        beta=mixture(config),
+        actor=lambda: Panel([learner.averaged]),
+        taken=first.steps,
+        clock=clock,
+    )
+    for update in updates:
+        last = update.progress.env_steps
+        if learner.updates * config.rows_per_update < look:
+            continue
+        look *= 2**0.5
+        cohort = learner.averaged
+        assert isinstance(cohort, students.Cohort)
+        waiting = [m for m in range(8) if m not in reached]
+        scores = extend_all({}, Panel([cohort]), recipe, dict.fromkeys(waiting, 50), seed=seeds[0])
+        for m in waiting:
+            student = cohort.member(m)
+            if kept(scores[m], theirs[0]) >= _TARGET:
+                again = extend(None, student, recipe, 100, seed=seeds[1])
+                if kept(again, theirs[1]) >= _TARGET:
+                    reached[m] = student
+        if len(reached) == 8:
+            break
+    envs.close()
+    late = float("inf") if len(reached) < 8 else 1.0
+    ends = [kept(extend(None, s, recipe, 400, seed=seeds[2]), theirs[2]) for s in reached.values()]
+    return clock.cpu["collect"] * late, clock.cpu["learn"], last, min(ends, default=float("nan"))
 
 
 def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=Path, default=Path(os.environ.get("POLICYKD_TEACHERS", "agents")))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--no-final", action="store_true", help="leave out the runs to the default end")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| agent, student | CPU s to 0.95: median (all) | env steps | default end: CPU s | retention on 400 episodes |"
-    )
-    print("|---" * 5 + "|", flush=True)
+    print("| agent, student | CPU s to 0.95: median, worst | collect + learn | env steps: median, worst | ", end="")
+    print("seeds there by " + ", ".join(f"{n:,}" for n in _BUDGETS) + " | retention on 400 episodes: mean, worst |")
+    print("|---" * 6 + "|", flush=True)
     for zoo, shelf, hidden in _CASES:
         paths = [args.agents / name for name in (zoo, shelf) if name is not None and (args.agents / name).exists()]
         if not paths or (args.only and not any(part in f"{zoo} {hidden}" for part in args.only)):
             continue
         teacher = kd.load_teacher(paths[0])
-        reached, steps, ends, kept = [], [], [], []
-        for seed in range(args.seeds):
-            fast = kd.distill(teacher, hidden=hidden, seed=seed, until_retention=0.95, max_episodes=100)
-            reached.append(spent(fast) if fast.stopped_by == "target" else float("inf"))
-            steps.append(fast.env_steps)
-            if not args.no_final:
-                full = kd.distill(teacher, hidden=hidden, seed=seed, episodes=400)
-                ends.append(spent(full))
-                kept.append(str(full.retention))
-        every = ", ".join(f"{s:.2f}" for s in reached)
-        end = f"{statistics.median(ends):.1f}" if ends else "-"
+        runs = [
+            eight(teacher, seed) if hidden.startswith("eight") else alone(teacher, hidden, seed)
+            for seed in range(args.seeds)
+        ]
+        collect, learn, steps, kept = (np.array(column) for column in zip(*runs, strict=True))
+        total = collect + learn
+        by = ", ".join(str(int(np.sum((steps <= n) & np.isfinite(total)))) for n in _BUDGETS)
         print(
-            f"| {zoo} {hidden} | {statistics.median(reached):.2f} ({every}) | {statistics.median(steps):,.0f} "
-            f"| {end} | {'; '.join(kept) or '-'} |",
+            f"| {zoo} {hidden} | {np.median(total):.2f}, {total.max():.2f} "
+            f"| {np.median(collect):.2f} + {np.median(learn):.2f} | {np.median(steps):,.0f}, {steps.max():,} "
+            f"| {by} | {student_t_interval(kept.tolist())}, {kept.min():.3f} |",
             flush=True,
         )
 
