@@ -13,6 +13,7 @@ from policykd.recipe import quiet
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {
     "quickstart": r"58 of 4,610 parameters: return 500\.0 .*retention 1\.000",
+    "frontier": r"(?s)smallest at 0\.95: linear\n.*if spin <= .*action = 1",
     "own_loop": r"1000 updates, loss \S+, return (4\d\d|500)\.\d",
     "custom_loss": r"return (4\d\d|500)\.\d .*retention (0\.9|1\.)",
     "custom_env": r"\d+ of [\d,]+ parameters: return -\d\.\d .*retention (0\.9|1\.)",
