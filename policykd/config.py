@@ -114,7 +114,7 @@ class DistillConfig(Teaching):
 class FrontierConfig(Teaching):
     """How students of many sizes are taught together, and how the smallest that can be trusted is found."""
 
-    cycles: int = 3
+    cycles: int = 2
     """Cycles at most, each twice as long as the last; only sizes that may still win are taught in another."""
     sizes: tuple[str, ...] = ()
     """Sizes to try: linear, 8, 16,16, tree:8; none for a ladder from a linear policy up to the teacher's own size."""
@@ -122,7 +122,7 @@ class FrontierConfig(Teaching):
     """Students of each size, with first weights of their own."""
     target: float = 0.95
     """Retention whose lower 95 % bound a student must reach to be trusted."""
-    screen: int = 40
+    screen: int = 24
     """Episodes at most on which students are compared between cycles; their seeds are never reported."""
     max_episodes: int = 400
     """Reported episodes of a student at most, where 100 and 200 do not decide."""

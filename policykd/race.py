@@ -21,7 +21,7 @@ LOOKS = (1, 2, 4)
 _LEVEL = 1.0 - 0.05 / len(LOOKS)
 """Bonferroni's level of each look, so that the intervals of all looks hold together with 95 %."""
 
-_FEW = (8, 20)  # episodes from which an interval may drop a student; a stated one takes 100
+_FEW = (8, 16)  # episodes from which an interval may drop a student; a stated one takes 100
 _WAVE = 3
 _TEACHER = 0
 
@@ -78,7 +78,7 @@ class Race:
         """Compare students on episodes that are never reported, as few as tell what is asked.
 
         Sizes come in waves, smallest first, until one of them has come half-way from the target to the teacher: larger
-        ones cannot be the smallest. In a wave everybody plays 8 episodes; then 20, and then all of them, who may be the
+        ones cannot be the smallest. In a wave everybody plays 8 episodes; those play 16, and then all, who may be the
         best of their size (no sibling's interval lies wholly above theirs) and whose interval includes the target.
 
         Returns:

@@ -201,7 +201,7 @@ def _fields(c: Candidate) -> dict[str, Any]:
         "return_mean": c.score.mean,
         "return_ci": list(c.score.ci()),
         "episodes": c.score.episodes,
-        "latency_us": round(c.latency_us, 1),
+        "latency_us": None if math.isnan(c.latency_us) else round(c.latency_us, 1),
         "seed": c.seed,
         "cycles": c.cycles,
         "seeds": [{"seed": s, "retention": r, "episodes": n} for s, _, r, n in c.seeds],
