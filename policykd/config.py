@@ -125,7 +125,7 @@ class FrontierConfig(Teaching):
     screen: int = 24
     """Episodes at most on which students are compared between cycles; their seeds are never reported."""
     max_episodes: int = 400
-    """Reported episodes of a student at most, where 100 and 200 do not decide."""
+    """Reported episodes of a student at most, where fewer do not decide: 400 can show 0.988 at best, 1,600 0.997."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant: ``name.method``, ``config.zero``, ``frontier.target``, ``student.hidden``."""

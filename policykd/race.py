@@ -13,13 +13,7 @@ from policykd.recipe import Recipe
 from policykd.rollouts import RANDOM, Panel, native
 from policykd.selection import REPORT, SEEDS, SELECT
 
-__all__ = ["LOOKS", "Race", "Runner", "Standing", "first"]
-
-LOOKS = (1, 2, 4)
-"""Blocks of reported episodes at which a student may be decided on."""
-
-_LEVEL = 1.0 - 0.05 / len(LOOKS)
-"""Bonferroni's level of each look, so that the intervals of all looks hold together with 95 %."""
+__all__ = ["Race", "Runner", "Standing", "first"]
 
 _FEW = (8, 16)  # episodes from which an interval may drop a student; a stated one takes 100
 _WAVE = 3
@@ -63,12 +57,20 @@ class Race:
         clock: gets the phase ``evaluate``.
 
     Attributes:
+        looks: reported episodes at which a student may be decided on.
+        level: confidence of the interval of each look; all of them hold together with 95 %.
         played: episodes played so far, over all policies, those that are reported not counted.
     """
 
     def __init__(self, teacher: Policy, recipe: Recipe, config: FrontierConfig, clock: Clock) -> None:
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
         self.played = 0
+        # Reported episodes at which a student may be decided on.
+        self.looks = [BLOCK]
+        while 2 * self.looks[-1] <= config.max_episodes:
+            self.looks.append(2 * self.looks[-1])
+        # Bonferroni's level of each look, so that the intervals of all looks hold together with 95 %.
+        self.level = 1.0 - 0.05 / len(self.looks)
         self._known: dict[tuple[int, int], Score] = {}
         select, report = self._seed(SELECT), self._seed(REPORT)
         wanted = {(True, select): config.screen, (True, report): BLOCK, (False, select): BLOCK, (False, report): BLOCK}
@@ -125,8 +127,9 @@ class Race:
     def decide(self, runners: Sequence[Runner], keep: int = 0) -> tuple[list[Standing], int | None]:
         """Measure one student of each size on fresh episodes, and find the smallest that can be trusted.
 
-        Everybody plays 100 episodes. Those play 200 and 400 that are smaller than the smallest proven one and stand at
-        the target or above, but not surely so. The intervals of these looks hold together with 95 %.
+        Everybody plays 100 episodes. Those play twice as many, again and again up to ``config.max_episodes``, that are
+        smaller than the smallest proven one and stand at the target or above, but not surely so. The intervals of
+        these looks hold together with 95 %.
 
         Args:
             runners: one a size, smallest first.
@@ -140,13 +143,12 @@ class Race:
         standings: dict[int, Standing] = {}
         proven: int | None = None
         seed = self._seed(REPORT)
-        for blocks in LOOKS:
-            episodes = blocks * BLOCK
-            if not playing or episodes > self.config.max_episodes:
+        for episodes in self.looks:
+            if not playing:
                 break
             scores |= self._play(runners, scores, dict.fromkeys(playing, episodes), seed, keep)
             for i in playing:
-                standings[i] = self._standing(scores[i], seed, BLOCK, _LEVEL)
+                standings[i] = self._standing(scores[i], seed, BLOCK, self.level)
             sure = [i for i, s in standings.items() if _low(s.kept) >= self.config.target]
             proven = min(sure, default=None)
             playing = [

@@ -165,6 +165,8 @@ class FrontierReport:
     target: float
     chosen: str | None
     candidates: tuple[Candidate, ...]
+    level: float = 0.95
+    """Confidence of each interval: higher than 95 %, because a student may be looked at several times."""
 
     @property
     def policy(self) -> Policy | None:
@@ -177,6 +179,7 @@ class FrontierReport:
             **self.best.to_dict(),
             "target": self.target,
             "chosen": self.chosen,
+            "level": round(self.level, 4),
             "candidates": [_fields(c) for c in self.candidates],
         }
 

@@ -8,7 +8,7 @@ from toys import Coins, Keen
 
 from policykd.clock import Clock
 from policykd.config import FrontierConfig
-from policykd.race import LOOKS, Race, Runner
+from policykd.race import Race, Runner
 from policykd.recipe import Recipe
 from policykd.recipe import load as load_recipe
 from policykd.selection import REPORT, SELECT
@@ -46,12 +46,20 @@ def test_episodes_go_to_those_who_are_close() -> None:
     # 0.97 of the teacher is too close to 0.95 for 100 episodes; the last one is larger than a proven one.
     assert proven == 1 or proven == 2
     assert played[0] == 100 and played[1] > 100 and played[2] == played[3] == 100
-    assert played[1] in [100 * k for k in LOOKS]
+    assert played[1] in (200, 400)
 
 
 def test_no_more_episodes_than_allowed() -> None:
     found, _ = race(max_episodes=200).decide([Runner(0, Keen(0.985))])
     assert found[0].score.episodes == 200
+
+
+def test_a_higher_target_needs_and_gets_more_looks() -> None:
+    patient = race(target=0.99, max_episodes=1_600)
+    assert patient.looks == [100, 200, 400, 800, 1_600] and patient.level == pytest.approx(0.99)
+    found, proven = patient.decide([Runner(0, Keen(1.0))])
+    assert proven == 0 and found[0].score.episodes > 400  # 400 episodes without a failure show no more than 0.988
+    assert race(target=0.99).decide([Runner(0, Keen(1.0))])[1] is None
 
 
 def test_the_intervals_of_several_looks_are_wider_than_those_of_one() -> None:

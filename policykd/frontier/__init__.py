@@ -43,7 +43,7 @@ def frontier(
     Args:
         teacher: a policy, or the path of one.
         env: id, recipe or its path, or a function that makes the environment; None takes the teacher's own.
-        config: how; ``changes`` replace its fields (``target=0.99, sizes=("linear", "8")``).
+        config: how; ``changes`` replace its fields (``target=0.9, sizes=("linear", "8")``).
         on_tick: called after each round of collection.
         on_look: called after each screening.
 

@@ -308,9 +308,8 @@ class School:
             history=tuple(self.history),
             policy=policy,
         )
-        return FrontierReport(
-            best, self.config.target, None if proven is None else candidates[proven].name, tuple(candidates)
-        )
+        name = None if proven is None else candidates[proven].name
+        return FrontierReport(best, self.config.target, name, tuple(candidates), self.race.level)
 
     def _candidate(self, pupil: _Pupil, standing: Standing, siblings: Sequence[_Pupil]) -> Candidate:
         policy = _policy(pupil)
