@@ -2,8 +2,9 @@
 
     POLICYKD_TEACHERS=... python tests/benchmarks/small.py [--shares 4% 1%] [--seeds 5] [--jobs 2] [--save FILE]
 
-Teachers with 60,000 acting parameters or more. A cell is the mean over seeds with a Student-t interval on the seeds'
-retentions; then the geometric mean over teachers. A curve is the mean retention on selecting episodes after each cycle.
+Teachers with 60,000 acting parameters or more; 100 reported episodes a run: the interval is over runs. A cell is
+the mean over seeds with a Student-t interval on the seeds' retentions; then the geometric mean over teachers. A curve is
+the mean retention on selecting episodes after each cycle.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
     def cell(path: Path, share: str, seed: int) -> dict[str, Any]:
         name = f"{path.relative_to(args.agents)} {share} {seed}"
         if name not in done:
-            flags = ["--seed", str(seed), "--workers", "1"]
+            flags = ["--seed", str(seed), "--workers", "1", "--max-episodes", "100"]
             done[name] = {"cell": name, **distil(path, ["--max-params", share], flags)}
             if args.save is not None:
                 with args.save.open("a") as out:
