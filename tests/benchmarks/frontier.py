@@ -2,7 +2,7 @@
 
     POLICYKD_TEACHERS=... python tests/benchmarks/frontier.py
 
-One row an agent: the chosen student, the next smaller one beside it, environment steps, and wall seconds by phase.
+One row an agent: the chosen student, the best of the smaller ones, environment steps, and wall seconds by phase.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def row(name: str, r: dict[str, Any]) -> str:
     every = r["candidates"]
     at = next((i for i, c in enumerate(every) if c["name"] == r["chosen"]), None)
     best = "none" if at is None else kept(every[at])
-    below = "-" if not at else kept(every[at - 1])
+    below = "-" if not at else kept(max(every[:at], key=lambda c: c["retention"]))
     share = "-" if at is None else f"{every[at]['params'] / r['teacher']['params']:.2%}"
     s = r["seconds"]
     phases = " + ".join(f"{s.get(p, 0):.0f}" for p in ("collect", "learn", "evaluate"))
@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     names = [n for n in (*_AGENTS, *_SHELF) if (args.agents / n).exists()]
     names = [n for n in names if not args.only or any(part in n for part in args.only)]
-    print("| agent | smallest: retention [95 %], episodes | share | next smaller | env steps | wall s (phases) |")
+    print("| agent | smallest: retention [95 %], episodes | share | best of the smaller | env steps | wall s (phases) |")
     print("|---" * 6 + "|", flush=True)
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:

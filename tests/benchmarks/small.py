@@ -3,7 +3,7 @@
     POLICYKD_TEACHERS=... python tests/benchmarks/small.py [--shares 4% 1%] [--seeds 5] [--jobs 2] [--save FILE]
 
 Teachers with 60,000 acting parameters or more; 100 reported episodes a run: the interval is over runs. A cell is
-the mean over seeds with a Student-t interval on the seeds' retentions; then the geometric mean over teachers. A curve is
+the mean over seeds with a Student-t interval on their retentions; then the geometric mean over teachers. A curve is
 the mean retention on selecting episodes after each cycle.
 """
 
