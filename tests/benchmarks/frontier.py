@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     names = [n for n in (*_AGENTS, *_SHELF) if (args.agents / n).exists()]
     names = [n for n in names if not args.only or any(part in n for part in args.only)]
-    print("| agent | smallest: retention [95 %], episodes | share | best of the smaller | env steps | wall s (phases) |")
+    print("| agent | smallest [95 %], episodes | share | best of the smaller | env steps | wall s (phases) |")
     print("|---" * 6 + "|", flush=True)
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
