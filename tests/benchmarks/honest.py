@@ -30,16 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=Path, default=Path(os.environ.get("POLICYKD_TEACHERS", "agents")))
     parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="K N: every N-th run from run K")
     args = parser.parse_args()
     torch.set_num_threads(1)
     paths = [next(args.agents / n for n in pair if (args.agents / n).exists()) for pair in _AGENTS]
     inside = above = chosen = 0
     print("| agent, seed | chosen | stated | fresh | episodes | inside | at or above the lower bound |")
     print("|---" * 7 + "|", flush=True)
-    for run in range(args.runs):
+    for run in range(args.part[0], args.runs, args.part[1]):
         teacher = kd.load_teacher(paths[run % len(paths)])
         recipe = recipe_for(teacher, None)
-        found = kd.frontier(teacher, seed=run)
+        found = kd.frontier(teacher, seed=run, workers=1)
         name = f"{recipe.env_id}, {run}"
         if found.chosen is None:
             print(f"| {name} | none | {found.best.retention} | - | - | - | - |", flush=True)
@@ -49,7 +50,7 @@ def main() -> None:
         seed = _FRESH + 50_000 * run
         # Random actions vary little against the gap, and on Acrobot every one of their episodes is 500 steps long.
         wanted = ((policy, episodes), (teacher, episodes), (None, 400))
-        fresh = retention(*(evaluate(p, recipe, n, seed=seed) for p, n in wanted)).value
+        fresh = retention(*(evaluate(p, recipe, n, seed=seed, workers=1) for p, n in wanted)).value
         assert fresh is not None and stated.low is not None and stated.high is not None
         chosen += 1
         inside += stated.low <= fresh <= stated.high
@@ -59,7 +60,7 @@ def main() -> None:
             f"| {name} | {found.chosen} | {said} | {stated.low <= fresh <= stated.high} | {fresh >= stated.low} |",
             flush=True,
         )
-    print(f"\n{chosen} of {args.runs} chose a student; inside {inside}, at or above the lower bound {above}.")
+    print(f"\n{chosen} runs chose a student; inside {inside}, at or above the lower bound {above}.")
 
 
 if __name__ == "__main__":
