@@ -25,7 +25,7 @@ def parse_hidden(text: str | Sequence[str | int]) -> tuple[int, ...]:
             "student.hidden",
             f"hidden layers {text!r}",
             "widths of 1 or more, or 'linear'",
-            "type 64,64 for two layers of 64, 8 for one of 8, linear for none",
+            "type --hidden 64,64 (two layers of 64), --hidden 8 (one of 8) or --hidden linear (none)",
         )
     return tuple(int(w) for w in words)
 
