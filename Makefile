@@ -56,7 +56,7 @@ lint: $(VENV)/.developer
 	@$(BIN)/mypy
 
 bench: $(VENV)/.developer
-	@for script in retention speed; do $(ENV) $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
+	@for script in frontier honest retention small speed together memory; do $(ENV) $(BIN)/python tests/benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
