@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from policykd.frontier import frontier
     from policykd.learner import Learner
     from policykd.load import load_student, load_teacher
-    from policykd.prediction import Batch, EnvWrapper, Origin, Policy, Prediction, Progress, Spec, Update
+    from policykd.policy import Policy
+    from policykd.prediction import Batch, EnvWrapper, Origin, Prediction, Progress, Spec, Update
     from policykd.recipe import Recipe
 
 # Rooms are public under their own names; these names live inside one.
@@ -55,7 +56,7 @@ _HOMES = {
     "EnvWrapper": "policykd.prediction",
     "Learner": "policykd.learner",
     "Origin": "policykd.prediction",
-    "Policy": "policykd.prediction",
+    "Policy": "policykd.policy",
     "Prediction": "policykd.prediction",
     "Progress": "policykd.prediction",
     "Recipe": "policykd.recipe",

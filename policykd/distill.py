@@ -22,7 +22,8 @@ from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
 from policykd.news import Look, Tick
-from policykd.prediction import Batch, Policy, Spec, Update
+from policykd.policy import Policy
+from policykd.prediction import Batch, Spec, Update
 from policykd.recipe import Recipe
 from policykd.report import Measured, Report
 from policykd.rollouts import Collector, make

@@ -15,7 +15,8 @@ from torch import Tensor
 from policykd.distributions import kl, masked
 from policykd.errors import DistributionError, UsageError
 from policykd.intervals import Interval, check_level, mean_interval, ratio_interval, student_t_interval
-from policykd.prediction import Obs, Policy
+from policykd.policy import Policy
+from policykd.prediction import Obs
 from policykd.recipe import Recipe, load
 from policykd.rollouts.episodes import play_panel
 from policykd.rollouts.panel import RANDOM, Panel

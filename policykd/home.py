@@ -10,7 +10,8 @@ import gymnasium as gym
 from policykd.config import Teaching
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import flat_width
-from policykd.prediction import Policy, Spec
+from policykd.policy import Policy
+from policykd.prediction import Spec
 from policykd.recipe import Recipe
 from policykd.recipe import load as load_recipe
 from policykd.rollouts import native

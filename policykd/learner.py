@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from policykd.errors import UsageError
 from policykd.losses import Objective, PairLoss, Weighted, as_objective
-from policykd.prediction import Batch, Blocks, Many, Policy, Progress, Update
+from policykd.policy import Blocks, Many, Policy, Taught
+from policykd.prediction import Batch, Progress, Update
 
 __all__ = ["Learner", "Schedule", "reduce_rows"]
 
 Schedule = float | Callable[[Progress], float]
+S = TypeVar("S", bound=Taught, default=Policy)
 
 
 def reduce_rows(rows: Tensor, weight: Tensor | None, mask: Tensor | None, *, members: bool = False) -> Tensor:
@@ -128,17 +132,34 @@ class _Adam:
         self.steps = int(state["steps"])
 
 
-def _trained(student: Policy) -> Blocks:
+def _trained(student: Taught) -> Blocks:
     if isinstance(student, Many):
         return student.blocks()
     return [(1, [p for p in student.parameters() if p.requires_grad])]
 
 
-class Learner:
+class _Floats(Mapping[str, float]):
+    """Numbers that wait for the device only when they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> float:
+        return float(self._tensors[name].mean())  # of Many: the members' mean
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class Learner(Generic[S]):
     """Teaches ``student`` one batch at a time.
 
     Args:
-        student: any Policy with parameters to train; of ``Many``, each member learns as it would alone.
+        student: any Policy with parameters to train (of ``Many``, each member learns as it would alone), or whatever
+            else has a word on a batch.
         objective: an objective, or a pair loss ``(student, target) -> [*b]`` (a user's function is as good as ours).
         lr: Adam's learning rate, a number or a function of Progress.
         average: decay of the exponential moving average of the weights that ``averaged`` holds (Polyak & Juditsky
@@ -148,7 +169,7 @@ class Learner:
 
     def __init__(
         self,
-        student: Policy,
+        student: S,
         objective: Weighted | Objective | PairLoss,
         *,
         lr: Schedule = 3e-3,
@@ -168,26 +189,37 @@ class Learner:
         self._flat = _Flat(trained)
         self._optimizer = _Adam(self._flat)
         self.updates = 0
-        self.averaged = student if average is None else copy.deepcopy(student)
+        self._last: Mapping[str, Tensor] = {}
+        self.averaged: S = student if average is None else copy.deepcopy(student)
         self._flat_average = None if average is None else _Flat(_trained(self.averaged))
 
-    def step(self, batch: Batch, progress: Progress | None = None) -> Update:
-        """One gradient step on one batch.
+    def step(self, batch: Batch | Sequence[Batch], progress: Progress | None = None) -> Update:
+        """One gradient step on one batch, or on the sum of the losses of several (one a task, say).
+
+        Args:
+            batch: labelled rows.
+            progress: what schedules and weights are functions of; its losses are filled in where it has none.
 
         Returns:
-            The reduced loss and terms as tensors (of Many: ``[members]``): nothing here waits for the device.
+            The reduced loss and terms as tensors (of Many: ``[members]``): nothing here waits for the device. A term of
+            several batches is the sum of theirs.
         """
         progress = progress or Progress(updates=self.updates)
+        if self._last and not progress.losses:
+            progress = replace(progress, losses=_Floats(self._last))
         self._flat.follow()
-        if batch.mask is not None:
-            batch = _blanked(batch, batch.mask)
         lr = self.lr(progress) if callable(self.lr) else self.lr
-        found = self.objective.terms(self.student(batch.obs), batch, progress)
-        weights = {name: term.weight for name, term in found.items()}
-        terms = {
-            name: reduce_rows(term.rows, batch.weight, batch.mask, members=self._many) for name, term in found.items()
-        }
-        parts = [term if weights[name] == 1 else weights[name] * term for name, term in terms.items()]
+        terms: dict[str, Tensor] = {}
+        weights: dict[str, float | Tensor] = {}
+        parts: list[Tensor] = []
+        for one in (batch,) if isinstance(batch, Batch) else batch:
+            rows = one if one.mask is None else _blanked(one, one.mask)
+            for name, term in self.objective.terms(self.student.read(rows), rows, progress).items():
+                reduced = reduce_rows(term.rows, rows.weight, rows.mask, members=self._many)
+                plain = isinstance(term.weight, float) and term.weight == 1
+                parts.append(reduced if plain else term.weight * reduced)
+                terms[name] = terms[name] + reduced.detach() if name in terms else reduced.detach()
+                weights[name] = term.weight if isinstance(term.weight, float) else term.weight.detach()
         loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
         if loss.requires_grad:  # with every weight at 0 there is no term
             (loss.sum() if self._many else loss).backward()
@@ -196,8 +228,8 @@ class Learner:
         self._optimizer.step(lr)
         self.updates += 1
         self._follow()
-        detached = {name: term.detach() for name, term in terms.items()}
-        return Update(self.updates, loss.detach(), detached, weights, norm, progress, lr)
+        self._last = terms
+        return Update(self.updates, loss.detach(), terms, weights, norm, progress, lr)
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
@@ -225,7 +257,7 @@ class Learner:
         if self.averaged is not self.student:
             self.averaged.load_state_dict(self.student.state_dict())
 
-    def kept(self, members: Sequence[int]) -> Learner:
+    def kept(self, members: Sequence[int]) -> Learner[Any]:
         """A Learner of some of the members, which go on as if the others had never been there.
 
         Args:
@@ -249,6 +281,7 @@ class Learner:
             less._flat_average = _Flat(_trained(less.averaged))
         less._optimizer.take(self._optimizer, self._numbers_of(members))
         less.updates = self.updates
+        less._last = self._last
         return less
 
     def _numbers_of(self, members: Sequence[int]) -> Tensor:
@@ -270,6 +303,7 @@ class Learner:
             "losses": [m.state_dict() for m in self.objective.modules],
             "optimizer": self._optimizer.state_dict(),
             "updates": self.updates,
+            "last": dict(self._last),
         }
         return copy.deepcopy(state)
 
@@ -281,3 +315,4 @@ class Learner:
             module.load_state_dict(saved)
         self._optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
+        self._last = dict(state.get("last", {}))  # a state from before dynamic weights has none

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from policykd import students, teachers
 from policykd.errors import CheckpointError, UsageError
-from policykd.prediction import EnvWrapper, Policy
+from policykd.policy import Policy
+from policykd.prediction import EnvWrapper
 from policykd.students import Student, Tree
 
 __all__ = ["load_student", "load_teacher"]

@@ -1,12 +1,11 @@
-"""The records that flow between rooms, and the Policy that teachers and students both are; it computes no loss.
+"""The records that flow between rooms; it computes no loss and knows nobody who acts.
 
 All tensors of a Prediction share their leading dimensions ``*b`` (students x time x batch, whichever there are).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -14,22 +13,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
-from policykd.distributions import Distribution, map_tensors, masked
+from policykd.distributions import Distribution, map_tensors
 from policykd.errors import SpaceError
 
 __all__ = [
     "FAMILIES",
-    "ActingLayers",
     "Batch",
-    "Blocks",
     "EnvWrapper",
     "Family",
-    "Many",
     "Obs",
     "Origin",
-    "Policy",
     "Prediction",
     "Progress",
     "Spec",
@@ -49,8 +44,6 @@ Family: TypeAlias = Literal[
     "tanh_deterministic",
 ]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-Blocks: TypeAlias = list[tuple[int, list[nn.Parameter]]]
-"""Parameters in blocks, with how many members the first dimension of each tensor of a block counts."""
 Obs: TypeAlias = Tensor | dict[str, Tensor]
 
 
@@ -278,7 +271,11 @@ class Progress:
     fraction: float = 0.0
     """Share of the budget that is spent, 0 to 1."""
     retention: float | None = None
+    """What the student keeps of its teacher's return, as far as the loop knows."""
+    agreement: float | None = None
+    """Share of the last rows on which student and teacher would act alike, as far as the loop knows."""
     losses: Mapping[str, float] = field(default_factory=dict)
+    """Each term of the step before, reduced and not weighted; a Learner fills them in. Empty at the first step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,128 +286,8 @@ class Update:
     loss: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     """The reduced value of each weighted term, before its weight."""
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | Tensor] = field(default_factory=dict)
+    """A number, or what a parametric loss has learnt (a tensor without dimensions)."""
     grad_norm: Tensor | None = None
     progress: Progress = Progress()
     lr: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class ActingLayers:
-    """The acting network of a policy as plain layers: what a student can start from (``students.from_teacher``).
-
-    The observation, normalised and flattened (Dict: its keys side by side in the space's order; an image: through
-    ``convolutions`` with ReLU after each), goes through ``linears`` with ``activation`` between them. The last gives
-    logits, Q-values, mean or action, before tanh where the family squashes.
-    """
-
-    linears: tuple[nn.Linear, ...]
-    activation: type[nn.Module] = nn.Tanh
-    convolutions: tuple[nn.Conv2d, ...] = ()
-    log_std: Tensor | nn.Linear | None = None
-    """Of a diag_gaussian (``[d]``), or the head of a tanh_gaussian; None where it is something else."""
-    clip_mean: float | None = None
-    """Bound of a tanh_gaussian's mean before tanh (gSDE), None for none."""
-
-
-class Policy(nn.Module, ABC):
-    """Anything that looks at raw observations and says how to act: teachers and students alike.
-
-    Attributes:
-        spec: spaces and distribution family.
-        origin: where it comes from.
-        normaliser: Normaliser of raw observations, a KeyedNormaliser, or None.
-    """
-
-    def __init__(self, spec: Spec, origin: Origin | None = None) -> None:
-        super().__init__()
-        self.spec = spec
-        self.origin = origin or Origin()
-        self.normaliser: nn.Module | None = None
-        self._generator = torch.Generator().manual_seed(0)
-
-    @abstractmethod
-    def forward(self, obs: Obs, state: Any = None, start: Tensor | None = None, *, values: bool = True) -> Prediction:
-        """Prediction for raw observations ``[*b, ...]``.
-
-        Args:
-            state, start: recurrent state and which rows begin an episode; None for policies without memory.
-            values: False leaves ``value``, ``q`` and ``features`` out where they cost extra (acting needs none).
-        """
-
-    @property
-    @abstractmethod
-    def acting_parameters(self) -> int:
-        """Numbers in the network that acts: no critic, value head, standard deviation or normaliser."""
-
-    @property
-    def acting_layers(self) -> ActingLayers | None:
-        """The acting network as plain layers, or None where it is not made of such."""
-        return None
-
-    def label(self, obs: Obs) -> Prediction:
-        """The frozen prediction that a student is taught with: no gradient, evaluation mode."""
-        with torch.no_grad():
-            return self(obs)
-
-    def seed(self, seed: int) -> None:
-        """Seed the draws of ``predict(deterministic=False)``; a policy starts with seed 0, apart from all others."""
-        self._generator.manual_seed(seed)
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, Any]:
-        """Actions for the environment, with the signature of SB3's ``model.predict``.
-
-        Args:
-            observation: one raw observation, or a batch of them along a first axis.
-            state, episode_start: recurrent state and episode starts; unused by policies without memory.
-            deterministic: the distribution's mode instead of a draw.
-            action_masks: allowed actions (True), for discrete actions.
-
-        Returns:
-            Actions in environment units (batched like ``observation``), and the next state.
-        """
-        batched = self.spec.is_batched(observation)
-        obs: Any = {k: np.asarray(v) for k, v in observation.items()} if isinstance(observation, dict) else None
-        obs = obs_tensor(obs) if obs is not None else obs_tensor(np.asarray(observation))
-        if not batched:
-            obs = map_obs(obs, lambda t: t.unsqueeze(0))
-        start = None if episode_start is None else torch.as_tensor(np.atleast_1d(episode_start))
-        with torch.no_grad():
-            said = self(obs, state, start, values=False)
-            dist = said.dist
-            if action_masks is not None:
-                dist = masked(dist, torch.as_tensor(np.asarray(action_masks)).reshape(len(dist.mode()), -1))
-            action = dist.mode() if deterministic else dist.sample(self._generator)
-        actions = self.spec.to_env(action)
-        return (actions if batched else actions[0]), said.state
-
-
-class Many(Policy, ABC):
-    """Several policies of one spec in one: asked as a whole, its predictions have a first dimension of members."""
-
-    @property
-    @abstractmethod
-    def members(self) -> int:
-        """How many there are."""
-
-    @abstractmethod
-    def answer(self, obs: Obs, who: Tensor) -> Prediction:
-        """What member ``who[i]`` says about row i: ``[n, ...]`` and ``[n]`` (long) to leading dimensions ``[n]``.
-
-        Values, Q and features are left out.
-        """
-
-    @abstractmethod
-    def blocks(self) -> Blocks:
-        """The trained parameters; the blocks' members are all members, in their order."""
-
-    @abstractmethod
-    def kept(self, members: Sequence[int]) -> Many:
-        """Some of the members, in ascending order, with numbers of their own."""

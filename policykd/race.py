@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from policykd.clock import Clock
 from policykd.config import FrontierConfig
 from policykd.evaluation import BLOCK, Interval, References, Score, extend_all, retention
-from policykd.prediction import Many, Policy
+from policykd.policy import Many, Policy
 from policykd.recipe import Recipe
 from policykd.rollouts import RANDOM, Panel, native
 from policykd.selection import REPORT, SEEDS, SELECT

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from policykd.evaluation import Interval, Kept, Score
-from policykd.prediction import Policy
+from policykd.policy import Policy
 
 __all__ = ["Candidate", "FrontierReport", "Measured", "Report", "versions"]
 

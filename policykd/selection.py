@@ -14,7 +14,7 @@ from policykd.config import DistillConfig
 from policykd.evaluation import BLOCK, Interval, Kept, References, Score, compare_on, extend, retention
 from policykd.learner import Learner
 from policykd.news import Look
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.recipe import Recipe
 
 __all__ = ["AS_GOOD", "CONFIRM", "REPORT", "SEEDS", "SELECT", "Reported", "Selection"]

@@ -9,7 +9,8 @@ from policykd.clock import Clock
 from policykd.config import Teaching
 from policykd.datasets.ring import Ring
 from policykd.learner import Learner
-from policykd.prediction import Batch, Policy, Progress, Update
+from policykd.policy import Policy
+from policykd.prediction import Batch, Progress, Update
 from policykd.rollouts.collect import Collector
 from policykd.rollouts.panel import Panel
 

@@ -7,7 +7,8 @@ from toys import CARTPOLE
 
 from policykd import students
 from policykd.evaluation import Interval, Kept, Score
-from policykd.prediction import Origin, Policy, Spec
+from policykd.policy import Policy
+from policykd.prediction import Origin, Spec
 from policykd.report import Candidate, FrontierReport, Measured, Report
 from policykd.students import Student, Tree
 

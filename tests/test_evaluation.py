@@ -17,7 +17,8 @@ from policykd import evaluation, recipe
 from policykd.distributions import Categorical, Deterministic, DiagGaussian, Distribution, MultiCategorical
 from policykd.errors import UsageError
 from policykd.evaluation import Interval, Score, compare_on, evaluate, extend, retention, student_t_interval
-from policykd.prediction import EnvWrapper, Policy, Prediction, Spec
+from policykd.policy import Policy
+from policykd.prediction import EnvWrapper, Prediction, Spec
 from policykd.rollouts import native, play
 
 PENDULUM = recipe.load("Pendulum-v1")

@@ -16,7 +16,8 @@ from toys import CARTPOLE, Balancer, Diary, Gates, Told
 from policykd import recipe
 from policykd.distributions import Categorical
 from policykd.errors import DistributionError, EnvError
-from policykd.prediction import EnvWrapper, Policy, Prediction, Spec
+from policykd.policy import Policy
+from policykd.prediction import EnvWrapper, Prediction, Spec
 from policykd.rollouts import Collector, make
 from policykd.rollouts.vector import action_masks, masks_actions, native
 

@@ -24,7 +24,8 @@ from policykd import evaluation, recipe
 from policykd.distributions import Categorical, DiagGaussian
 from policykd.errors import DistributionError, EnvError, PolicykdError, SpaceError, UsageError
 from policykd.evaluation import Score, extend, extend_all
-from policykd.prediction import Many, Obs, Policy, Prediction, Spec
+from policykd.policy import Many, Policy
+from policykd.prediction import Obs, Prediction, Spec
 from policykd.recipe import Recipe
 from policykd.rollouts import RANDOM, Episodes, Panel, Played, play, play_panel, workers
 from policykd.rollouts.visited import Sampled, spread

@@ -25,6 +25,7 @@ STAIRS = [
     ["load"],
     ["losses", "teachers", "students", "datasets", "recipe"],
     ["checkpoints", "networks", "spaces_json", "wrappers"],
+    ["policy"],
     ["prediction"],
     ["distributions"],
     ["intervals"],

@@ -17,7 +17,8 @@ from policykd import students
 from policykd.distributions import MultiCategorical
 from policykd.errors import PolicykdError, SpaceError, UnknownNameError, UsageError
 from policykd.networks import KeyedNormaliser, Normaliser
-from policykd.prediction import FAMILIES, Batch, Origin, Policy, Prediction, Spec, map_obs, obs_tensor
+from policykd.policy import Policy
+from policykd.prediction import FAMILIES, Batch, Origin, Prediction, Spec, map_obs, obs_tensor
 from policykd.students import Student
 
 BOX = spaces.Box(np.float32([-1, -np.inf, -3]), np.float32([1, np.inf, 3]))

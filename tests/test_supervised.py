@@ -17,7 +17,8 @@ from policykd.config import DistillConfig, Method
 from policykd.datasets import Ring
 from policykd.evaluation import evaluate
 from policykd.learner import Learner
-from policykd.prediction import Policy, Progress, Update
+from policykd.policy import Policy
+from policykd.prediction import Progress, Update
 from policykd.rollouts import Collector, make
 from policykd.supervised import ROUND, cosine, interact, label, mixture, replay
 

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.distributions import Categorical
-from policykd.prediction import Obs, Origin, Policy, Prediction, Spec
+from policykd.policy import Policy
+from policykd.prediction import Obs, Origin, Prediction, Spec
 
 CARTPOLE = Spec(spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2), "categorical")
 

@@ -11,7 +11,7 @@ import torch
 from policykd.cli.names import import_packages, reach_here
 from policykd.distill import recipe_for
 from policykd.load import load_teacher
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.recipe import Recipe
 
 __all__ = ["agent", "home", "prepare", "run_folder"]

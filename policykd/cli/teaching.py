@@ -10,7 +10,7 @@ from typing import Any
 from policykd.cli.arguments import Teaches
 from policykd.cli.flags import settings
 from policykd.cli.screen import Screen
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.report import Report
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from policykd.datasets.columns import predicted, said
 from policykd.datasets.shards import Dataset, write
 from policykd.errors import CheckpointError, MissingExtraError, RunError, UsageError
-from policykd.prediction import FAMILIES, Batch, Family, Obs, Origin, Policy, Prediction, Spec, map_obs, obs_tensor
+from policykd.policy import Policy
+from policykd.prediction import FAMILIES, Batch, Family, Obs, Origin, Prediction, Spec, map_obs, obs_tensor
 
 __all__ = ["from_minari", "to_minari"]
 

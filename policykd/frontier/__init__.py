@@ -16,7 +16,7 @@ from policykd.frontier.school import School
 from policykd.home import recipe_for
 from policykd.load import load_teacher
 from policykd.news import FrontierLook, Tick
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.report import FrontierReport
 

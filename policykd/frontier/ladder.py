@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from policykd import students
 from policykd.errors import UsageError
 from policykd.networks import is_image
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.sizes import parse_size
 from policykd.students.network import observed
 

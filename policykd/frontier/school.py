@@ -20,7 +20,8 @@ from policykd.home import WARM_UP, first_steps, width
 from policykd.learner import Learner
 from policykd.losses.defaults import default_objective
 from policykd.news import FrontierLook, Tick
-from policykd.prediction import Obs, Origin, Policy, Progress, Update
+from policykd.policy import Policy
+from policykd.prediction import Obs, Origin, Progress, Update
 from policykd.race import Race, Runner, Standing, first
 from policykd.recipe import Recipe
 from policykd.report import Candidate, FrontierReport, Measured, Report

@@ -1,7 +1,8 @@
 """Weighted sums of losses that still show each term; it refuses to reduce rows and to resolve names.
 
 A *pair loss* is ``(student: Prediction, target: Prediction) -> Tensor[*b]``, an *objective* is
-``(student: Prediction, batch: Batch) -> dict[str, Tensor[*b]]``. Both may be functions, partials or ``nn.Module``s.
+``(student: Prediction, batch: Batch) -> dict[str, Tensor[*b]]``; in the place of rows an objective may put a ``Term``,
+rows with a weight of its own, which may be learnt. Both may be functions, partials or ``nn.Module``s.
 They are told apart by the name of their second parameter: ``batch`` makes an objective, any other name a pair loss.
 """
 
@@ -24,14 +25,17 @@ from policykd.prediction import Batch, Prediction, Progress
 __all__ = ["Objective", "PairLoss", "Term", "Weighted", "as_objective", "on_rows", "on_target", "weighted"]
 
 PairLoss: TypeAlias = Callable[[Prediction, Prediction], Tensor]
-Objective: TypeAlias = Callable[[Prediction, Batch], Mapping[str, Tensor]]
 
 
 class Term(NamedTuple):
     """One term of a step: how much it counts, and its rows before that."""
 
-    weight: float
+    weight: float | Tensor
+    """A tensor without dimensions where it is learnt."""
     rows: Tensor
+
+
+Objective: TypeAlias = Callable[[Prediction, Batch], Mapping[str, Tensor | Term]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Weighted:
                 found |= {_join(name, k): Term(at * w, rows) for k, (w, rows) in inner.items()}
             elif name in self._objectives:
                 said = _check_mapping(name, part(student, batch))  # type: ignore[arg-type]
-                found |= {_join(name, k): Term(at, _check_rows(_join(name, k), v, student)) for k, v in said.items()}
+                found |= {_join(name, k): _term(_join(name, k), at, v, student) for k, v in said.items()}
             else:
                 found[name] = Term(at, _check_rows(name, part(student, batch.target), student))  # type: ignore[arg-type]
         return found
@@ -174,6 +178,11 @@ def _check_mapping(name: str, said: object) -> Mapping[str, object]:
         "a dict of tensors, one number per row",
         "name the second parameter `target` if it is a pair loss",
     )
+
+
+def _term(name: str, weight: float, said: object, student: Prediction) -> Term:
+    own, rows = said if isinstance(said, Term) else (1.0, said)
+    return Term(weight * own, _check_rows(name, rows, student))
 
 
 def _check_rows(name: str, rows: object, student: Prediction) -> Tensor:

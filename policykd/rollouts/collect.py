@@ -11,7 +11,8 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from policykd.distributions import masked
-from policykd.prediction import Batch, Obs, Policy, Prediction, map_obs, obs_tensor
+from policykd.policy import Policy
+from policykd.prediction import Batch, Obs, Prediction, map_obs, obs_tensor
 from policykd.rollouts.panel import Panel
 from policykd.rollouts.vector import action_masks, masks_actions
 

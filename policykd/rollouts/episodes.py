@@ -14,7 +14,8 @@ import torch
 from gymnasium.vector.utils import create_empty_array
 from torch import Tensor
 
-from policykd.prediction import Many, Obs, Policy
+from policykd.policy import Many, Policy
+from policykd.prediction import Obs
 from policykd.recipe import Recipe
 from policykd.rollouts.panel import RANDOM, Panel
 from policykd.rollouts.vector import make, native

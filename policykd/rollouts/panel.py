@@ -10,7 +10,8 @@ import torch
 
 from policykd.distributions import Distribution, masked
 from policykd.errors import SpaceError, UsageError
-from policykd.prediction import Many, Policy, obs_tensor
+from policykd.policy import Many, Policy
+from policykd.prediction import obs_tensor
 
 __all__ = ["RANDOM", "Panel"]
 

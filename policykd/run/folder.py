@@ -15,7 +15,7 @@ from policykd import students
 from policykd.disk import write_whole
 from policykd.errors import MissingExtraError, RunError
 from policykd.learner import Learner
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.report import FrontierReport, Report, versions
 from policykd.run import picture
 from policykd.run.charts import Charts

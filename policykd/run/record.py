@@ -82,7 +82,7 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
             "distill/kl": kept.kl,
             "distill/value_error": kept.value_error,
             **{f"distill/loss/{name}": float(term) for name, term in update.terms.items()},
-            **{f"distill/weight/{name}": weight for name, weight in update.weights.items()},
+            **{f"distill/weight/{name}": float(weight) for name, weight in update.weights.items()},
         }
         run.scalars(steps, values)
 

@@ -17,7 +17,8 @@ import torch
 from policykd.disk import write_whole
 from policykd.errors import RunError, UsageError
 from policykd.load import load_teacher
-from policykd.prediction import Policy, obs_tensor
+from policykd.policy import Policy
+from policykd.prediction import obs_tensor
 from policykd.run.folder import Run, file_hash
 from policykd.run.sizes import pretend_distilled
 from policykd.teachers.folders import find

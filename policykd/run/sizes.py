@@ -9,7 +9,7 @@ from typing import Any
 
 from policykd import students
 from policykd.errors import RunError, UnknownNameError, UsageError
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.report import FrontierReport
 from policykd.students import Cohort, Student, Tree
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from policykd.errors import UsageError
 from policykd.fused import network
-from policykd.prediction import Blocks, Many, Obs, Origin, Prediction
+from policykd.policy import Blocks, Many
+from policykd.prediction import Obs, Origin, Prediction
 from policykd.students.network import Student, distribution_of
 from policykd.students.shape import ACTIVATIONS
 

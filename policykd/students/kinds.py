@@ -8,7 +8,8 @@ from torch import nn
 
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import is_image
-from policykd.prediction import Origin, Policy, Spec
+from policykd.policy import Policy
+from policykd.prediction import Origin, Spec
 from policykd.students.network import Student, empty, observed
 from policykd.students.shape import Shape, parse_hidden
 

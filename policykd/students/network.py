@@ -22,7 +22,8 @@ from policykd.distributions import (
 from policykd.errors import SpaceError
 from policykd.fused import network
 from policykd.networks import dense, flat_width, is_image, normalise, preprocess
-from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
+from policykd.policy import ActingLayers, Policy
+from policykd.prediction import Obs, Origin, Prediction, Spec
 from policykd.students.shape import ACTIVATIONS, Shape
 
 __all__ = ["Student", "distribution_of", "empty", "observed"]

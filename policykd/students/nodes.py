@@ -21,7 +21,8 @@ from policykd.distributions import (
 )
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import flat_width, preprocess
-from policykd.prediction import Obs, Origin, Policy, Prediction, Spec
+from policykd.policy import Policy
+from policykd.prediction import Obs, Origin, Prediction, Spec
 from policykd.students.network import empty, observed
 from policykd.students.rules import conditions, nested, number
 from policykd.students.shape import Shape

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from policykd.errors import SpaceError, UsageError
 from policykd.networks import KeyedNormaliser, Normaliser, is_image
-from policykd.prediction import Batch, Obs, Policy, Spec
+from policykd.policy import Policy
+from policykd.prediction import Batch, Obs, Spec
 from policykd.students.network import Student, observed
 
 __all__ = [

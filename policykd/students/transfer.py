@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from policykd.errors import SpaceError, UsageError
-from policykd.prediction import ActingLayers, Policy
+from policykd.policy import ActingLayers, Policy
 from policykd.students.network import Student
 from policykd.students.normaliser import copy_normaliser
 from policykd.students.shape import ACTIVATIONS, Shape, parse_hidden

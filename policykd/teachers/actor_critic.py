@@ -9,7 +9,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
-from policykd.prediction import ActingLayers, Family, Obs, Prediction, Spec
+from policykd.policy import ActingLayers
+from policykd.prediction import Family, Obs, Prediction, Spec
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain, check_log_std, same_tensors, sde_log_std
 from policykd.teachers.layers import Shelf, check_declared, widths

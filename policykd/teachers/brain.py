@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from policykd.errors import CheckpointError
-from policykd.prediction import ActingLayers, Family, Obs, Prediction
+from policykd.policy import ActingLayers
+from policykd.prediction import Family, Obs, Prediction
 from policykd.teachers.layers import BatchRenorm, Features
 
 __all__ = ["Brain", "check_log_std", "same_tensors", "sde_log_std"]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from policykd.distributions import Categorical, Deterministic, Distribution, TanhGaussian
 from policykd.errors import CheckpointError
-from policykd.prediction import ActingLayers, Obs, Prediction, Spec
+from policykd.policy import ActingLayers
+from policykd.prediction import Obs, Prediction, Spec
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain, check_log_std, same_tensors, sde_log_std
 from policykd.teachers.layers import Features, Shelf, check_declared, widths

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from policykd.distributions import Categorical
 from policykd.errors import CheckpointError
-from policykd.prediction import ActingLayers, Family, Obs, Prediction, Spec
+from policykd.policy import ActingLayers
+from policykd.prediction import Family, Obs, Prediction, Spec
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain
 from policykd.teachers.layers import Shelf, check_declared, widths

@@ -13,7 +13,8 @@ from policykd.checkpoints.vecnormalize import Moments, Statistics
 from policykd.distributions import Categorical
 from policykd.errors import CheckpointError
 from policykd.networks import KeyedNormaliser, Normaliser, normalise
-from policykd.prediction import ActingLayers, Obs, Origin, Policy, Prediction, Spec
+from policykd.policy import ActingLayers, Policy
+from policykd.prediction import Obs, Origin, Prediction, Spec
 from policykd.teachers.actor_critic import ActorCritic
 from policykd.teachers.blueprint import Blueprint
 from policykd.teachers.brain import Brain

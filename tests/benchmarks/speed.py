@@ -17,17 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from together import begin
 
 import policykd as kd
 from policykd import students
-from policykd.clock import Clock
-from policykd.config import FrontierConfig
-from policykd.datasets import Ring
-from policykd.evaluation import Score, extend, extend_all, retention, student_t_interval
-from policykd.home import WARM_UP, first_steps, recipe_for
-from policykd.losses.defaults import default_objective
-from policykd.rollouts import Collector, Panel, make
-from policykd.supervised import cosine, interact, mixture
+from policykd.evaluation import extend, extend_all, retention, student_t_interval
+from policykd.home import first_steps, recipe_for
+from policykd.rollouts import Panel
 
 _CASES = (
     ("ppo/CartPole-v1_1", "cartpole-ppo", "64,64"),
@@ -69,60 +65,35 @@ def alone(teacher: kd.Policy, hidden: str, seed: int) -> tuple[float, float, int
 
 def eight(teacher: kd.Policy, seed: int) -> tuple[float, float, int, list[kd.Policy]]:
     """The same of eight students together until the last of them has reached, each as it was when it had."""
-    clock, config, recipe = Clock(), FrontierConfig(), recipe_for(teacher, None)
-    with clock.phase("collect"):
-        envs = make(recipe, 32)
-        collector = Collector(envs, teacher, seed=10_000 * seed, values=False)
-        memory = Ring(config.memory, seed=seed, extra=False)
-        first = collector.collect(WARM_UP // 32)
-        memory.add(first.batch)
-    with clock.phase("learn"):
-        made = [students.suited(teacher, "64,64", seed=100 * seed + k) for k in range(8)]
-        for student in made:
-            students.adopt_scales(student, teacher, first.batch)
-        objective = default_objective(teacher.spec, first.batch.target, with_value=False, value_weight=0.0)
-        learner = kd.Learner(students.Cohort(made), objective, lr=cosine(config.learning_rate), average=config.average)
-    steps, look, reached, last = first_steps(config, teacher.spec), 256.0, dict[int, kd.Policy](), first.steps
+    lesson = begin(teacher, ["64,64"], range(100 * seed, 100 * seed + 8), 32, 10_000 * seed)
+    recipe, learner, steps = recipe_for(teacher, None), lesson.learner, first_steps(lesson.config, teacher.spec)
     seeds = [base + 10_000 * seed for base in (1_000_000_000, 1_500_000_000)]
     theirs = [extend(None, teacher, recipe, n, seed=s) for s, n in zip(seeds, (50, 100), strict=True)]
     random = extend(None, None, recipe, 100, seed=seeds[0])
+    reached: dict[int, kd.Policy] = {}
+    look, last = 256.0, lesson.taken
 
-    def kept(score: Score, teachers: Score) -> float:
-        found = retention(score, teachers, random).value
-        assert found is not None
-        return found
+    def able(cohort: students.Cohort, members: list[int], part: int) -> list[int]:
+        """Those who are at the target on the selecting (part 0) or the confirming episodes."""
+        wanted = dict.fromkeys(members, theirs[part].episodes)
+        scores = extend_all({}, Panel([cohort]), recipe, wanted, seed=seeds[part])
+        kept = {m: retention(score, theirs[part], random).value or 0.0 for m, score in scores.items()}
+        return [m for m in members if kept[m] >= _TARGET]
 
-    updates = interact(
-        learner,
-        collector,
-        memory,
-        config,
-        steps=15 * steps,
-        beta=mixture(config),
-        actor=lambda: Panel([learner.averaged]),
-        taken=first.steps,
-        clock=clock,
-    )
-    for update in updates:
-        last = update.progress.env_steps
-        if learner.updates * config.rows_per_update < look:
-            continue
-        look *= 2**0.5
-        cohort = learner.averaged
-        assert isinstance(cohort, students.Cohort)
-        waiting = [m for m in range(8) if m not in reached]
-        scores = extend_all({}, Panel([cohort]), recipe, dict.fromkeys(waiting, 50), seed=seeds[0])
-        for m in waiting:
-            student = cohort.member(m)
-            if kept(scores[m], theirs[0]) >= _TARGET:
-                again = extend(None, student, recipe, 100, seed=seeds[1])
-                if kept(again, theirs[1]) >= _TARGET:
-                    reached[m] = student
-        if len(reached) == 8:
-            break
-    envs.close()
-    late = float("inf") if len(reached) < 8 else 1.0
-    return clock.cpu["collect"] * late, clock.cpu["learn"], last, list(reached.values())
+    for cycle in range(4):
+        for update in lesson.updates(2**cycle * steps, cycle, (2**cycle - 1) * steps, last):
+            last = update.progress.env_steps
+            if learner.updates * lesson.config.rows_per_update < look:
+                continue
+            look *= 2**0.5
+            cohort = learner.averaged
+            assert isinstance(cohort, students.Cohort)
+            for m in able(cohort, able(cohort, [m for m in range(8) if m not in reached], 0), 1):
+                reached[m] = cohort.member(m)
+            if len(reached) == 8:
+                lesson.collector.envs.close()
+                return lesson.clock.cpu["collect"], lesson.clock.cpu["learn"], last, list(reached.values())
+    return float("inf"), lesson.clock.cpu["learn"], last, list(reached.values())
 
 
 def main() -> None:

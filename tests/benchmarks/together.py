@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,38 +29,59 @@ from policykd.supervised import cosine, interact, mixture
 _AGENTS = ("ppo/LunarLander-v2_1", "lunarlander-ppo")
 
 
-def spent(teacher: kd.Policy, shapes: Sequence[str], seeds: int, steps: int, num_envs: int) -> tuple[float, float, int]:
-    """CPU seconds of collecting and of learning, and updates, for students of these shapes taught together."""
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Students about to be taught: what ``interact`` needs."""
+
+    learner: kd.Learner
+    collector: Collector
+    memory: Ring
+    clock: Clock
+    config: FrontierConfig
+    taken: int
+
+    def updates(self, steps: int, cycle: int = 0, done: int = 0, taken: int | None = None) -> Iterator[kd.Update]:
+        """One cycle; several students take turns acting."""
+        many = isinstance(self.learner.student, students.Cohort)
+        return interact(
+            self.learner,
+            self.collector,
+            self.memory,
+            self.config,
+            steps=steps,
+            beta=mixture(self.config, cycle),
+            actor=(lambda: Panel([self.learner.averaged])) if many else None,
+            done=done,
+            taken=self.taken if taken is None else taken,
+            clock=self.clock,
+        )
+
+
+def begin(teacher: kd.Policy, shapes: Sequence[str], seeds: Sequence[int], num_envs: int, seed: int = 0) -> Lesson:
+    """A student of each shape and seed, the warm-up collected."""
     clock, config = Clock(), FrontierConfig()
-    recipe = recipe_for(teacher, None)
     with clock.phase("collect"):
-        envs = make(recipe, num_envs)
-        collector = Collector(envs, teacher, seed=0, values=False)
-        memory = Ring(config.memory, seed=0, extra=False)
+        collector = Collector(make(recipe_for(teacher, None), num_envs), teacher, seed=seed, values=False)
+        memory = Ring(config.memory, seed=seed, extra=False)
         first = collector.collect(WARM_UP // num_envs)
         memory.add(first.batch)
     with clock.phase("learn"):
-        made = [students.suited(teacher, shape, seed=k) for shape in shapes for k in range(seeds)]
+        made = [students.suited(teacher, shape, seed=k) for shape in shapes for k in seeds]
         for student in made:
             students.adopt_scales(student, teacher, first.batch)
         objective = default_objective(teacher.spec, first.batch.target, with_value=False, value_weight=0.0)
         taught = made[0] if len(made) == 1 else students.Cohort(made)
         learner = kd.Learner(taught, objective, lr=cosine(config.learning_rate), average=config.average)
-    actor = None if len(made) == 1 else (lambda: Panel([learner.averaged]))
-    for _ in interact(
-        learner,
-        collector,
-        memory,
-        config,
-        steps=steps,
-        beta=mixture(config),
-        actor=actor,
-        taken=first.steps,
-        clock=clock,
-    ):
+    return Lesson(learner, collector, memory, clock, config, first.steps)
+
+
+def spent(teacher: kd.Policy, shapes: Sequence[str], seeds: int, steps: int, num_envs: int) -> tuple[float, float, int]:
+    """CPU seconds of collecting and of learning, and updates, for students of these shapes taught together."""
+    lesson = begin(teacher, shapes, range(seeds), num_envs)
+    for _ in lesson.updates(steps):
         pass
-    envs.close()
-    return clock.cpu["collect"], clock.cpu["learn"], learner.updates
+    lesson.collector.envs.close()
+    return lesson.clock.cpu["collect"], lesson.clock.cpu["learn"], lesson.learner.updates
 
 
 def main() -> None:

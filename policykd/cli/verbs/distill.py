@@ -15,7 +15,7 @@ from policykd.cli.screen import Screen, number, span
 from policykd.cli.teaching import plan, show_plan, spent, waited, where
 from policykd.distill import distill
 from policykd.news import Look, Tick
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.run import Run, check_vacant, record
 from policykd.students import Student

@@ -18,7 +18,7 @@ from policykd.errors import MissingExtraError
 from policykd.frontier import frontier
 from policykd.frontier.ladder import Rung, ladder
 from policykd.news import FrontierLook, Tick
-from policykd.prediction import Policy
+from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.run import Run, check_vacant, record_frontier
 from policykd.students import Tree
