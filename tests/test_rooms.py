@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "policykd"
 STAIRS = [
     ["__main__"],
     ["cli"],
-    ["distill", "frontier"],
+    ["distill", "frontier", "multitask"],
     ["race"],
     ["run", "selection"],
     ["news", "report"],
