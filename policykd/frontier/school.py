@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from policykd.config import FrontierConfig
 from policykd.datasets import Ring
 from policykd.evaluation import Kept, compare_on
 from policykd.frontier.ladder import Rung
+from policykd.frontier.pupil import Pupil, latency
 from policykd.home import WARM_UP, first_steps, width
 from policykd.learner import Learner
 from policykd.losses.defaults import default_objective
 from policykd.news import FrontierLook, Tick
 from policykd.policy import Policy
-from policykd.prediction import Obs, Origin, Progress, Update
+from policykd.prediction import Origin, Progress, Update
 from policykd.race import Race, Runner, Standing, first
 from policykd.recipe import Recipe
 from policykd.report import Candidate, FrontierReport, Measured, Report
@@ -35,45 +35,8 @@ __all__ = ["School"]
 _REFITS = 4
 """Times that a tree is fitted anew in a cycle, so that it too sees where its own mistakes lead."""
 
-_DECISIONS = 300
-"""Decisions that are timed."""
-
 _KEEP = 2_000
 """Visited observations on which agreement, KL and value error are measured."""
-
-
-@dataclass(eq=False)
-class _Pupil:
-    """One student's place in the school."""
-
-    rung: int
-    seed: int
-    policy: Policy | None = None
-    """As it is now; a network that still learns is in the cohort."""
-    best: Policy | None = None
-    """As it was when it stood best."""
-    standing: Standing | None = None
-    live: bool = True
-    cycles: int = 0
-
-    @property
-    def value(self) -> float:
-        """Retention on the selecting episodes, -inf without one."""
-        return self._bound("value", float("-inf"))
-
-    @property
-    def low(self) -> float:
-        """The lower bound of it."""
-        return self._bound("low", float("-inf"))
-
-    @property
-    def high(self) -> float:
-        """The upper bound of it."""
-        return self._bound("high", float("inf"))
-
-    def _bound(self, name: str, without: float) -> float:
-        found = None if self.standing is None else vars(self.standing.kept)[name]
-        return without if found is None else float(found)
 
 
 class School:
@@ -95,8 +58,8 @@ class School:
         self.history: list[dict[str, Any]] = []
         nets = [i for i, r in enumerate(rungs) if r.leaves is None]
         # Students of one size side by side: they share products.
-        self.nets = [_Pupil(i, k) for i in nets for k in range(config.seeds)]
-        self.trees = [_Pupil(i, 0) for i, r in enumerate(rungs) if r.leaves is not None]
+        self.nets = [Pupil(i, k) for i in nets for k in range(config.seeds)]
+        self.trees = [Pupil(i, 0) for i, r in enumerate(rungs) if r.leaves is not None]
         with clock.phase("collect"):
             self.steps = first_steps(config, teacher.spec)
             envs = make(recipe, width(config, recipe, usual=32), config.vector)
@@ -118,7 +81,7 @@ class School:
                     Cohort(made), objective, lr=cosine(config.learning_rate), average=config.average or None
                 )
 
-    def _student(self, pupil: _Pupil) -> Student:
+    def _student(self, pupil: Pupil) -> Student:
         hidden = self.rungs[pupil.rung].hidden
         assert hidden is not None
         student = students.suited(self.teacher, hidden, seed=1000 * self.config.seed + pupil.seed)
@@ -145,7 +108,7 @@ class School:
                 return "converged"
         return "budget"
 
-    def _live(self, pupils: Sequence[_Pupil]) -> list[_Pupil]:
+    def _live(self, pupils: Sequence[Pupil]) -> list[Pupil]:
         return [p for p in pupils if p.live]
 
     def _actor(self) -> Panel:
@@ -275,8 +238,8 @@ class School:
         self.collector.envs.close()
         pupils = [p for p in (*self.nets, *self.trees) if p.best is not None]
         chosen = [max((p for p in pupils if p.rung == i), key=lambda p: p.value) for i in {p.rung for p in pupils}]
-        chosen.sort(key=lambda p: _policy(p).acting_parameters)
-        standings, proven = self.race.decide([Runner(i, _policy(p)) for i, p in enumerate(chosen)], keep=_KEEP)
+        chosen.sort(key=lambda p: p.at_best.acting_parameters)
+        standings, proven = self.race.decide([Runner(i, p.at_best) for i, p in enumerate(chosen)], keep=_KEEP)
         with self.clock.phase("evaluate"):
             candidates = [
                 self._candidate(p, s, [q for q in pupils if q.rung == p.rung])
@@ -284,7 +247,7 @@ class School:
             ]
             lows = [float("-inf") if s.kept.low is None else s.kept.low for s in standings]
             top = int(np.argmax(lows)) if proven is None else proven
-            score, policy = standings[top].score, _policy(chosen[top])
+            score, policy = standings[top].score, chosen[top].at_best
             kept = Kept(float("nan"), None, None)
             if score.obs is not None:
                 kept = compare_on(score.obs, policy, self.teacher, score.masks)
@@ -312,8 +275,8 @@ class School:
         name = None if proven is None else candidates[proven].name
         return FrontierReport(best, self.config.target, name, tuple(candidates), self.race.level)
 
-    def _candidate(self, pupil: _Pupil, standing: Standing, siblings: Sequence[_Pupil]) -> Candidate:
-        policy = _policy(pupil)
+    def _candidate(self, pupil: Pupil, standing: Standing, siblings: Sequence[Pupil]) -> Candidate:
+        policy = pupil.at_best
         return Candidate(
             self.rungs[pupil.rung].name,
             policy,
@@ -321,33 +284,15 @@ class School:
             standing.kept,
             standing.score,
             students.size_bytes(policy),
-            _latency(policy, standing.score.obs),
+            latency(policy, standing.score.obs),
             pupil.cycles,
             tuple(
                 (
                     p.seed,
-                    _policy(p),
+                    p.at_best,
                     None if p.standing is None else p.standing.kept.value,
                     0 if p.standing is None else p.standing.score.episodes,
                 )
                 for p in siblings
             ),
         )
-
-
-def _policy(pupil: _Pupil) -> Policy:
-    assert pupil.best is not None
-    return pupil.best
-
-
-def _latency(policy: Policy, obs: Obs | None) -> float:
-    """Median microseconds of ``predict`` on one observation."""
-    if obs is None:
-        return float("nan")
-    one: Any = {k: v[0].numpy() for k, v in obs.items()} if isinstance(obs, dict) else obs[0].numpy()
-    spent = []
-    for _ in range(_DECISIONS):
-        began = time.perf_counter()
-        policy.predict(one, deterministic=True)
-        spent.append(time.perf_counter() - began)
-    return float(np.median(spent)) * 1e6

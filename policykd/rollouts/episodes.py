@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector.utils import create_empty_array
 from torch import Tensor
 
 from policykd.policy import Many, Policy
 from policykd.prediction import Obs
 from policykd.recipe import Recipe
 from policykd.rollouts.panel import RANDOM, Panel
-from policykd.rollouts.vector import make, native
+from policykd.rollouts.playing import Pair, play_singly, play_vectors
+from policykd.rollouts.vector import native
 from policykd.rollouts.visited import Sampled, Visited, spread
 from policykd.rollouts.workers import each
 
@@ -29,8 +28,6 @@ CHUNK = 25
 
 _TOGETHER = 4  # native vectors of a Many's members stepped side by side
 _BLOCKS = 8  # native vectors that are worth other processes: one takes some 0.1 s at most
-
-_Pair: TypeAlias = tuple[int, int]  # member, seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +148,9 @@ def play_panel(
         generator = None if deterministic else torch.Generator().manual_seed(rows[0][0][1])
         with torch.no_grad():
             if vectors:
-                returns, lengths = _play_native(panel, recipe, rows, generator, kept)
+                returns, lengths = play_vectors(panel, recipe, rows, generator, kept)
             else:
-                returns, lengths = _play_singly(panel, recipe, rows[0], generator, kept, slots)
+                returns, lengths = play_singly(panel, recipe, rows[0], generator, kept, slots)
         return returns, lengths, {m: found for m, sampled in kept.items() if (found := sampled.visited())}
 
     worth = not vectors or sum(map(len, chunks)) >= _BLOCKS
@@ -182,13 +179,13 @@ def _cut(rows: list[Any], size: int, evenly: bool = False) -> list[list[Any]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _singles(panel: Panel, pairs: Sequence[_Pair], block: int) -> list[list[list[int]]]:
+def _singles(panel: Panel, pairs: Sequence[Pair], block: int) -> list[list[list[int]]]:
     """Chunks of one part each: the pairs, by number, of one policy."""
     policies = _grouped([panel.policy_of(member) for member, _ in pairs])
     return [[part] for rows in policies.values() for own in _cut(rows, block) for part in _cut(own, CHUNK, evenly=True)]
 
 
-def _natives(panel: Panel, pairs: Sequence[_Pair], block: int) -> list[list[list[int]]]:
+def _natives(panel: Panel, pairs: Sequence[Pair], block: int) -> list[list[list[int]]]:
     """Chunks of parts, each of which is a vector: of one member each, and several only where one call serves them."""
     vectors: dict[int, list[list[int]]] = {}
     for member, rows in _grouped([member for member, _ in pairs]).items():
@@ -198,130 +195,3 @@ def _natives(panel: Panel, pairs: Sequence[_Pair], block: int) -> list[list[list
         many = policy != RANDOM and isinstance(panel.policies[policy], Many)
         chunks += _cut(parts, _TOGETHER if many else 1)
     return chunks
-
-
-def _masks(envs: list[gym.Env]) -> np.ndarray:
-    return np.stack([np.asarray(env.get_wrapper_attr("action_masks")(), bool).reshape(-1) for env in envs])
-
-
-def _random(env: gym.Env) -> Any:
-    mask, space = _masks([env])[0].astype(np.int8), env.action_space
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return space.sample(tuple(np.split(mask, np.cumsum(space.nvec)[:-1])))
-    return space.sample(mask)
-
-
-def _play_native(
-    panel: Panel,
-    recipe: Recipe,
-    parts: list[list[_Pair]],
-    generator: torch.Generator | None,
-    kept: Mapping[int, Sampled],
-) -> tuple[np.ndarray, np.ndarray]:
-    # A native vector takes one integer: (first seed, n) is then the seed, the same for every policy.
-    widths = [len(part) for part in parts]
-    starts, n = np.cumsum([0, *widths]), sum(widths)
-    who = np.array([member for part in parts for member, _ in part])
-    returns, lengths, live = np.zeros(n), np.zeros(n, int), np.full(n, True)
-    obs: dict[int, Any] = {}
-    envs = []
-    try:
-        for k, part in enumerate(parts):
-            envs.append(make(recipe, len(part)))
-            envs[k].action_space.seed(part[0][1])
-            obs[k] = envs[k].reset(seed=part[0][1])[0]
-        while obs:
-            spans = {k: slice(starts[k], starts[k + 1]) for k in obs}
-            rows = np.concatenate([np.arange(span.start, span.stop) for span in spans.values()])
-            cuts, asked, over = np.cumsum([widths[k] for k in obs])[:-1], who[rows], False
-            while not over:
-                actions: Any = None
-                if who[0] != RANDOM:
-                    joined = _side_by_side(list(obs.values()))
-                    for member, sampled in kept.items():
-                        sampled.add(joined, None, live[rows] & (asked == member))
-                    answers = panel.answer(joined, asked, generator=generator)
-                    actions = dict(zip(obs, np.split(answers, cuts) if len(cuts) else [answers], strict=True))
-                for k, span in spans.items():
-                    action = envs[k].action_space.sample() if actions is None else actions[k]
-                    obs[k], reward, terminated, truncated, _ = envs[k].step(action)
-                    on = live[span]
-                    returns[span] += np.where(on, reward, 0.0)
-                    lengths[span] += on
-                    on &= ~(terminated | truncated)
-                    if not on.any():
-                        del obs[k]
-                        over = True
-    finally:
-        for env in envs:
-            env.close()
-    return returns, lengths
-
-
-def _side_by_side(obs: list[Any]) -> Any:
-    if len(obs) == 1:
-        return obs[0]
-    return {k: np.concatenate([o[k] for o in obs]) for k in obs[0]} if isinstance(obs[0], dict) else np.concatenate(obs)
-
-
-def _play_singly(
-    panel: Panel,
-    recipe: Recipe,
-    pairs: list[_Pair],
-    generator: torch.Generator | None,
-    kept: Mapping[int, Sampled],
-    slots: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    returns, lengths = np.zeros(len(pairs)), np.zeros(len(pairs), int)
-    members = np.array([member for member, _ in pairs])
-    envs: list[gym.Env] = []
-    try:
-        envs += [recipe.make() for _ in range(min(slots, len(pairs)))]
-        masks_known = envs[0].has_wrapper_attr("action_masks")
-        # Row j belongs to live[j]; written in place, because a step of a small environment costs little more than a
-        # new array.
-        board: Any = create_empty_array(envs[0].observation_space, len(envs))
-        waiting = iter(range(len(pairs)))
-        live: list[tuple[gym.Env, int]] = []  # environment, which pair
-
-        def put(row: int, seen: Any) -> None:
-            if isinstance(board, dict):
-                for key, column in board.items():
-                    column[row] = seen[key]
-            else:
-                board[row] = seen
-
-        def begin(env: gym.Env) -> None:
-            # A free slot takes the next pair, so every seed is played and played out.
-            for i in waiting:
-                env.action_space.seed(pairs[i][1])
-                put(len(live), env.reset(seed=pairs[i][1])[0])
-                live.append((env, i))
-                return
-
-        for env in envs:
-            begin(env)
-        while live:
-            if members[0] == RANDOM:
-                actions: Any = [_random(env) if masks_known else env.action_space.sample() for env, _ in live]
-            else:
-                obs = {k: v[: len(live)] for k, v in board.items()} if isinstance(board, dict) else board[: len(live)]
-                masks = _masks([env for env, _ in live]) if masks_known else None
-                who = members[[i for _, i in live]]
-                for member, sampled in kept.items():
-                    sampled.add(obs, masks, who == member)
-                actions = panel.answer(obs, who, masks=masks, generator=generator)
-            running, live = live, []
-            for (env, i), action in zip(running, actions, strict=True):
-                seen, reward, terminated, truncated, _ = env.step(action)
-                returns[i] += float(reward)
-                lengths[i] += 1
-                if terminated or truncated:
-                    begin(env)
-                else:
-                    put(len(live), seen)
-                    live.append((env, i))
-    finally:
-        for env in envs:
-            env.close()
-    return returns, lengths
