@@ -15,7 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Layers", "categorical_kl", "linear", "network", "squared_errors"]
+__all__ = [
+    "KNOWN",
+    "Layers",
+    "backward",
+    "categorical_kl",
+    "categorical_kl_backward",
+    "categorical_kl_forward",
+    "forward",
+    "linear",
+    "network",
+    "squared_errors",
+]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -46,61 +57,98 @@ def _from_input(backward: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tenso
     return lambda gradient, before, after: backward(gradient, before)
 
 
-_KNOWN: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
+KNOWN: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     nn.Tanh: (_tanh_, _from_output(torch.ops.aten.tanh_backward)),
     nn.SiLU: (F.silu, _from_input(torch.ops.aten.silu_backward)),
     nn.ReLU: (torch.relu, _from_output(lambda gradient, after: gradient.masked_fill(after <= 0, 0.0))),
 }
+"""Activations with a derivative here, by class of the module."""
+
+
+Layers = Sequence[tuple[Tensor, Tensor]]
+
+
+def forward(x: Tensor, activation: type[nn.Module], layers: Layers, heads: Layers) -> tuple[list[Tensor], list[Tensor]]:
+    """What ``network`` computes, for ``backward``: no graph is made of it.
+
+    Returns:
+        What each layer says (two numbers an output: what its derivative is a function of, and what is passed on), and
+        what each head says.
+    """
+    apply, _ = KNOWN[activation]
+    inner: list[Tensor] = []
+    last = x
+    for weight, bias in layers:
+        before = linear(last, weight, bias)
+        last = apply(before)
+        inner += [before if activation is nn.SiLU else last, last]
+    return inner, [linear(last, weight, bias) for weight, bias in heads]
+
+
+def backward(
+    x: Tensor,
+    activation: type[nn.Module],
+    depth: int,
+    weights: Sequence[Tensor],
+    inner: Sequence[Tensor],
+    of_heads: Sequence[Tensor | None],
+    above: Tensor | None = None,
+    *,
+    through: bool = False,
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """The gradients of what ``forward`` computed.
+
+    Args:
+        depth: number of layers; the other ``weights`` are the heads'.
+        of_heads, above: the gradients of what the heads and the last layer say, None where nothing is asked of them.
+        through: whether x has a gradient too.
+
+    Returns:
+        Of x (None without ``through``), of the weights and of the biases.
+    """
+    _, derivative = KNOWN[activation]
+    of_weights: list[Tensor | None] = [None] * len(weights)
+    of_biases: list[Tensor | None] = [None] * len(weights)
+    # All layers below learn from the sum of what the heads ask for.
+    gradient, torso = above, inner[-1] if inner else x
+    for i, of_head in enumerate(of_heads, depth):
+        if of_head is not None:
+            of_biases[i], of_weights[i] = of_head.sum(-2), torch.matmul(of_head.mT, torso)
+            if depth or through:
+                asked = torch.matmul(of_head, weights[i])
+                gradient = asked if gradient is None else gradient + asked
+    for i in reversed(range(depth)):
+        if gradient is None:
+            break
+        gradient = derivative(gradient, inner[2 * i], inner[2 * i + 1])
+        below = inner[2 * i - 1] if i else x
+        of_biases[i], of_weights[i] = gradient.sum(-2), torch.matmul(gradient.mT, below)
+        if i or through:
+            gradient = torch.matmul(gradient, weights[i])
+    if not through or gradient is None:
+        return None, of_weights, of_biases
+    return gradient.sum(0) if gradient.dim() > x.dim() else gradient, of_weights, of_biases
 
 
 class _Network(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: type[nn.Module], depth: int, *layers: Tensor) -> tuple[Tensor, ...]:
-        apply, _ = _KNOWN[activation]
-        weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
-        inner = []
-        last = x
-        for weight, bias in zip(weights[:depth], biases[:depth], strict=True):
-            before = linear(last, weight, bias)
-            last = apply(before)
-            inner += [before if activation is nn.SiLU else last, last]
+    def forward(ctx: Any, x: Tensor, activation: type[nn.Module], depth: int, *flat: Tensor) -> tuple[Tensor, ...]:
+        every = list(zip(flat[: len(flat) // 2], flat[len(flat) // 2 :], strict=True))
+        inner, said = forward(x, activation, every[:depth], every[depth:])
         ctx.activation, ctx.depth = activation, depth
-        ctx.save_for_backward(x, *weights, *inner)
+        ctx.save_for_backward(x, *(w for w, _ in every), *inner)
         ctx.set_materialize_grads(False)
-        return last, *(linear(last, w, b) for w, b in zip(weights[depth:], biases[depth:], strict=True))
+        return inner[-1] if inner else x, *said
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor | None, *of_heads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         count = ctx.depth + len(of_heads)
-        weights, inner = saved[:count], saved[count:]
-        _, derivative = _KNOWN[ctx.activation]
-        of_weights: list[Tensor | None] = [None] * count
-        of_biases: list[Tensor | None] = [None] * count
-        # All layers below learn from the sum of what the heads ask for.
-        gradient, torso = above, inner[-1] if inner else x
-        for i, of_head in enumerate(of_heads, ctx.depth):
-            if of_head is not None:
-                of_biases[i], of_weights[i] = of_head.sum(-2), torch.matmul(of_head.mT, torso)
-                if ctx.depth or ctx.needs_input_grad[0]:
-                    asked = torch.matmul(of_head, weights[i])
-                    gradient = asked if gradient is None else gradient + asked
-        for i in reversed(range(ctx.depth)):
-            if gradient is None:
-                break
-            gradient = derivative(gradient, inner[2 * i], inner[2 * i + 1])
-            below = inner[2 * i - 1] if i else x
-            of_biases[i], of_weights[i] = gradient.sum(-2), torch.matmul(gradient.mT, below)
-            if i or ctx.needs_input_grad[0]:
-                gradient = torch.matmul(gradient, weights[i])
-        of_x = None
-        if ctx.needs_input_grad[0] and gradient is not None:
-            of_x = gradient.sum(0) if gradient.dim() > x.dim() else gradient
+        of_x, of_weights, of_biases = backward(
+            x, ctx.activation, ctx.depth, saved[:count], saved[count:], of_heads, above, through=ctx.needs_input_grad[0]
+        )
         return of_x, None, None, *of_weights, *of_biases
-
-
-Layers = Sequence[tuple[Tensor, Tensor]]
 
 
 def network(x: Tensor, layers: Layers, activation: type[nn.Module], heads: Layers) -> tuple[Tensor, ...]:
@@ -114,7 +162,7 @@ def network(x: Tensor, layers: Layers, activation: type[nn.Module], heads: Layer
     Returns:
         What the heads read (``x`` itself without layers), then what each says; ``[*b, n]`` or ``[members, b, n]``.
     """
-    if torch.is_grad_enabled() and activation in _KNOWN and x.dim() == 2:
+    if torch.is_grad_enabled() and activation in KNOWN and x.dim() == 2:
         every = [*layers, *heads]
         said = _Network.apply(x, activation, len(layers), *(w for w, _ in every), *(b for _, b in every))
         return (x, *said[1:]) if not layers else said
@@ -124,23 +172,33 @@ def network(x: Tensor, layers: Layers, activation: type[nn.Module], heads: Layer
     return x, *(linear(x, weight, bias) for weight, bias in heads)
 
 
-class _CategoricalKL(torch.autograd.Function):
+def categorical_kl_forward(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``categorical_kl`` computes, for ``categorical_kl_backward``: the rows, and two things to remember."""
     # Choices first, rows last: few choices a row would leave a vector unit mostly empty.
+    log_p = torch.log_softmax(p.mT.contiguous(), -2)
+    log_q = torch.log_softmax(q.mT.contiguous(), -2)
+    probs = log_p.exp()
+    difference = log_p - log_q
+    difference.masked_fill_(probs == 0, 0.0)  # 0 x inf counts 0
+    return (difference * probs).sum(-2), probs, log_q
+
+
+def categorical_kl_backward(gradient: Tensor, probs: Tensor, log_q: Tensor) -> Tensor:
+    """The gradient of q, from that of the rows."""
+    return (log_q.exp() - probs).mul_(gradient.unsqueeze(-2)).mT
+
+
+class _CategoricalKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, p: Tensor, q: Tensor) -> Tensor:
-        log_p = torch.log_softmax(p.mT.contiguous(), -2)
-        log_q = torch.log_softmax(q.mT.contiguous(), -2)
-        probs = log_p.exp()
-        ctx.save_for_backward(probs, log_q)
-        difference = log_p - log_q
-        difference.masked_fill_(probs == 0, 0.0)  # 0 x inf counts 0
-        return (difference * probs).sum(-2)
+        rows, *kept = categorical_kl_forward(p, q)
+        ctx.save_for_backward(*kept)
+        return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        probs, log_q = ctx.saved_tensors
-        return None, (log_q.exp() - probs).mul_(gradient.unsqueeze(-2)).mT
+        return None, categorical_kl_backward(gradient, *ctx.saved_tensors)
 
 
 def categorical_kl(p: Tensor, q: Tensor) -> Tensor:

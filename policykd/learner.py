@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any, Generic
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import TypeVar
 
 from policykd.errors import UsageError
 from policykd.losses import Objective, PairLoss, Weighted, as_objective
+from policykd.optimizer import Adam, Flat
 from policykd.policy import Blocks, Many, Policy, Taught
 from policykd.prediction import Batch, Progress, Update
+from policykd.shortcut import Reduced, Shortcut
 
 __all__ = ["Learner", "Schedule", "reduce_rows"]
 
@@ -47,89 +49,6 @@ def _blanked(batch: Batch, mask: Tensor) -> Batch:
         return t.masked_fill(~mask.bool().reshape(*mask.shape, *[1] * (t.dim() - mask.dim())), 0)
 
     return batch.map(blank)
-
-
-class _Flat:
-    """Parameters and gradients of many small tensors in two long ones, so that a step is a handful of calls.
-
-    The tensors stay what they are to everyone else: their data become views. Nets of a few thousand numbers otherwise
-    spend more time on being updated than on being evaluated.
-
-    Args:
-        blocks: parameters with the number of members that their first dimension counts (one student: 1, and any
-            shapes). The numbers of one member of a block lie side by side.
-
-    Attributes:
-        data, gradient: all blocks, one after the other.
-        gradients: the blocks of ``gradient``, ``[members, width]`` each.
-    """
-
-    def __init__(self, blocks: Blocks) -> None:
-        self._sizes = [(members, sum(p.numel() for p in block)) for members, block in blocks]
-        total = sum(size for _, size in self._sizes)
-        self.data, self.gradient = torch.zeros(total), torch.zeros(total)
-        self.gradients = self.blocks_of(self.gradient)
-        self._blocks: list[list[tuple[nn.Parameter, Tensor]]] = []
-        for (members, block), data in zip(blocks, self.blocks_of(self.data), strict=True):
-            columns = data.split([p.numel() // members for p in block], 1)
-            self._blocks.append([(p, own.view(p.shape)) for p, own in zip(block, columns, strict=True)])
-        self.follow()
-
-    def blocks_of(self, flat: Tensor) -> list[Tensor]:
-        """The blocks of a vector as long as ``data``, as views ``[members, width]``."""
-        parts = flat.split([size for _, size in self._sizes])
-        return [part.view(members, -1) for part, (members, _) in zip(parts, self._sizes, strict=True)]
-
-    def follow(self) -> None:
-        """Take over what others put in a parameter's place (another Learner, a file), and forget old gradients."""
-        for block in self._blocks:
-            for p, data in block:
-                p.grad = None
-                if p.data_ptr() != data.data_ptr():
-                    data.copy_(p.data)
-                    p.data = data
-
-    def gather(self) -> None:
-        """Bring the gradients of a backward pass side by side; one that was not reached is 0."""
-        for block, rows in zip(self._blocks, self.gradients, strict=True):
-            found = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in block]
-            torch.cat([g.reshape(len(rows), -1) for g in found], 1, out=rows)
-
-
-class _Adam:
-    """Adam (Kingma & Ba 2014, 1412.6980, algorithm 1) on one long vector.
-
-    The first optimizer of ``torch.optim`` imports torch's compiler: a second of CPU, more than many students take.
-    """
-
-    def __init__(self, flat: _Flat, decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
-        self.flat, self.decay, self.epsilon = flat, decay, epsilon
-        self.mean, self.square = torch.zeros_like(flat.gradient), torch.zeros_like(flat.gradient)
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, lr: float) -> None:
-        first, second = self.decay
-        self.steps += 1
-        gradient = self.flat.gradient
-        self.mean.lerp_(gradient, 1.0 - first)
-        self.square.mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
-        scale = (self.square / (1.0 - second**self.steps)).sqrt_().add_(self.epsilon)
-        self.flat.data.addcdiv_(self.mean, scale, value=-lr / (1.0 - first**self.steps))
-
-    def take(self, other: _Adam, chosen: Tensor) -> None:
-        """Go on from some of the numbers of another's."""
-        self.mean.copy_(other.mean[chosen])
-        self.square.copy_(other.square[chosen])
-        self.steps = other.steps
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "square": self.square, "steps": self.steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-        self.steps = int(state["steps"])
 
 
 def _trained(student: Taught) -> Blocks:
@@ -186,12 +105,13 @@ class Learner(Generic[S]):
             trained += [(1, losses)] if losses else []
         else:
             trained = [(1, [*trained[0][1], *losses])]  # one norm over both
-        self._flat = _Flat(trained)
-        self._optimizer = _Adam(self._flat)
+        self._flat = Flat(trained)
+        self._optimizer = Adam(self._flat)
+        self._shortcut = Shortcut.of(student, self.objective)
         self.updates = 0
         self._last: Mapping[str, Tensor] = {}
         self.averaged: S = student if average is None else copy.deepcopy(student)
-        self._flat_average = None if average is None else _Flat(_trained(self.averaged))
+        self._flat_average = None if average is None else Flat(_trained(self.averaged))
 
     def step(self, batch: Batch | Sequence[Batch], progress: Progress | None = None) -> Update:
         """One gradient step on one batch, or on the sum of the losses of several (one a task, say).
@@ -209,6 +129,18 @@ class Learner(Generic[S]):
             progress = replace(progress, losses=_Floats(self._last))
         self._flat.follow()
         lr = self.lr(progress) if callable(self.lr) else self.lr
+        straight = self._shortcut.take(batch, progress) if self._shortcut and isinstance(batch, Batch) else None
+        loss, terms, weights = straight or self._differentiate(batch, progress)
+        self._flat.gather()
+        norm = self._clip()
+        self._optimizer.step(lr)
+        self.updates += 1
+        self._follow()
+        self._last = terms
+        return Update(self.updates, loss, terms, weights, norm, progress, lr)
+
+    def _differentiate(self, batch: Batch | Sequence[Batch], progress: Progress) -> Reduced:
+        """Loss, reduced terms and their weights; the gradients are the parameters'."""
         terms: dict[str, Tensor] = {}
         weights: dict[str, float | Tensor] = {}
         parts: list[Tensor] = []
@@ -223,13 +155,7 @@ class Learner(Generic[S]):
         loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
         if loss.requires_grad:  # with every weight at 0 there is no term
             (loss.sum() if self._many else loss).backward()
-        self._flat.gather()
-        norm = self._clip()
-        self._optimizer.step(lr)
-        self.updates += 1
-        self._follow()
-        self._last = terms
-        return Update(self.updates, loss.detach(), terms, weights, norm, progress, lr)
+        return loss.detach(), terms, weights
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
@@ -278,7 +204,7 @@ class Learner(Generic[S]):
         )
         if not same:
             less.averaged = self.averaged.kept(members)
-            less._flat_average = _Flat(_trained(less.averaged))
+            less._flat_average = Flat(_trained(less.averaged))
         less._optimizer.take(self._optimizer, self._numbers_of(members))
         less.updates = self.updates
         less._last = self._last

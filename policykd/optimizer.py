@@ -1,0 +1,99 @@
+"""Weights of many small tensors in one long one, and Adam on it; it refuses to know what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policykd.policy import Blocks
+
+__all__ = ["Adam", "Flat"]
+
+
+class Flat:
+    """Parameters and gradients of many small tensors in two long ones, so that a step is a handful of calls.
+
+    The tensors stay what they are to everyone else: their data become views. Nets of a few thousand numbers otherwise
+    spend more time on being updated than on being evaluated.
+
+    Args:
+        blocks: parameters with the number of members that their first dimension counts (one student: 1, and any
+            shapes). The numbers of one member of a block lie side by side.
+
+    Attributes:
+        data, gradient: all blocks, one after the other.
+        gradients: the blocks of ``gradient``, ``[members, width]`` each.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._sizes = [(members, sum(p.numel() for p in block)) for members, block in blocks]
+        total = sum(size for _, size in self._sizes)
+        self.data, self.gradient = torch.zeros(total), torch.zeros(total)
+        self.gradients = self.blocks_of(self.gradient)
+        self._blocks: list[list[tuple[nn.Parameter, Tensor]]] = []
+        for (members, block), data in zip(blocks, self.blocks_of(self.data), strict=True):
+            columns = data.split([p.numel() // members for p in block], 1)
+            self._blocks.append([(p, own.view(p.shape)) for p, own in zip(block, columns, strict=True)])
+        self.follow()
+
+    def blocks_of(self, flat: Tensor) -> list[Tensor]:
+        """The blocks of a vector as long as ``data``, as views ``[members, width]``."""
+        parts = flat.split([size for _, size in self._sizes])
+        return [part.view(members, -1) for part, (members, _) in zip(parts, self._sizes, strict=True)]
+
+    def follow(self) -> None:
+        """Take over what others put in a parameter's place (another Learner, a file), and forget old gradients."""
+        for block in self._blocks:
+            for p, data in block:
+                p.grad = None
+                if p.data_ptr() != data.data_ptr():
+                    data.copy_(p.data)
+                    p.data = data
+
+    def gather(self) -> None:
+        """Bring the gradients of a backward pass side by side; one that was not reached is 0."""
+        for block, rows in zip(self._blocks, self.gradients, strict=True):
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in block]
+            torch.cat([g.reshape(len(rows), -1) for g in found], 1, out=rows)
+
+
+class Adam:
+    """Adam (Kingma & Ba 2014, 1412.6980, algorithm 1) on one long vector.
+
+    The first optimizer of ``torch.optim`` imports torch's compiler: a second of CPU, more than many students take.
+    """
+
+    def __init__(self, flat: Flat, decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
+        self.flat, self.decay, self.epsilon = flat, decay, epsilon
+        self.mean, self.square = torch.zeros_like(flat.gradient), torch.zeros_like(flat.gradient)
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """One step of this learning rate down the flat gradient."""
+        first, second = self.decay
+        self.steps += 1
+        gradient = self.flat.gradient
+        self.mean.lerp_(gradient, 1.0 - first)
+        self.square.mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
+        scale = (self.square / (1.0 - second**self.steps)).sqrt_().add_(self.epsilon)
+        self.flat.data.addcdiv_(self.mean, scale, value=-lr / (1.0 - first**self.steps))
+
+    def take(self, other: Adam, chosen: Tensor) -> None:
+        """Go on from some of the numbers of another's."""
+        self.mean.copy_(other.mean[chosen])
+        self.square.copy_(other.square[chosen])
+        self.steps = other.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and the number of steps; not copied."""
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.steps = int(state["steps"])

@@ -1,0 +1,176 @@
+"""The straight step is an economy, not another step: it leaves the same bits behind as automatic differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from policykd import losses, students
+from policykd.distributions import Categorical
+from policykd.learner import Learner
+from policykd.prediction import Batch, Prediction, Progress, Spec
+from policykd.shortcut import Shortcut
+
+SPEC = Spec(spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(4), "categorical")
+Q_TARGET = losses.on_target(losses.forward_kl, partial(losses.from_q_scaled, tau=0.3, scale=1.0))
+
+
+def batch(n: int = 50, seed: int = 0, weight: bool = False, masked: bool = False, dtype: Any = torch.float32) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    obs = 3.0 * torch.randn(n, 3, generator=g).to(dtype)
+    logits = torch.randn(n, 4, generator=g)
+    said = Prediction(Categorical(logits), q=logits * 2)
+    return Batch(
+        obs,
+        said,
+        torch.rand(n, generator=g) if weight else None,
+        torch.rand(n, generator=g) < 0.7 if masked else None,
+    )
+
+
+def learner(loss: Any = losses.forward_kl, hidden: Any = (8, 5), scaled: bool = True, **how: Any) -> Learner:
+    kind = {k: how.pop(k) for k in ("activation", "value") if k in how}
+    student = students.mlp(SPEC, hidden, **kind)
+    if scaled:
+        students.fit_normaliser(student, 3.0 * torch.randn(100, 3, generator=torch.Generator().manual_seed(5)))
+    return Learner(student, loss, **how)
+
+
+def trained(make: Callable[[], Learner], batches: list[Batch], straight: bool) -> tuple[list[Tensor], int]:
+    """All that steps left behind, and how often the shortcut had an answer."""
+    it, answers = make(), []
+    take = Shortcut.take
+
+    def counted(self: Shortcut, batch: Batch, progress: Progress) -> Any:
+        answers.append(take(self, batch, progress) if straight else None)
+        return answers[-1]
+
+    found: list[Tensor] = []
+    with mock.patch.object(Shortcut, "take", counted):
+        for i, one in enumerate(batches):
+            update = it.step(one, Progress(fraction=i / len(batches)))
+            assert update.grad_norm is not None
+            found += [update.loss, update.grad_norm, *update.terms.values()]
+            assert not update.loss.requires_grad
+    found += [p.detach().clone() for m in (it.student, it.averaged) for p in m.parameters()]
+    return found, sum(answer is not None for answer in answers)
+
+
+KNOWN: dict[str, Callable[[], Learner]] = {
+    "silu": learner,
+    "tanh": partial(learner, activation="tanh"),
+    "relu": partial(learner, activation="relu"),
+    "linear": partial(learner, hidden="linear"),
+    "one layer": partial(learner, hidden=(6,)),
+    "no normaliser": partial(learner, scaled=False),
+    "Q-values": partial(learner, Q_TARGET),
+    "weight 0.25": lambda: learner(losses.weighted(policy=(0.25, losses.forward_kl))),
+    "falling": lambda: learner(losses.weighted(policy=(lambda p: 2.0 ** round(-3 * p.fraction), losses.forward_kl))),
+    "bare": partial(learner, average=None, max_grad_norm=None),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("weight", [False, True])
+@pytest.mark.parametrize("rows", [64, 50, 1])
+def test_same_bits_as_automatic_differentiation(name: str, weight: bool, rows: int) -> None:
+    batches = [batch(rows, seed, weight) for seed in range(6)]
+    plain, none = trained(KNOWN[name], batches, straight=False)
+    short, taken = trained(KNOWN[name], batches, straight=True)
+    assert (none, taken) == (0, len(batches))
+    for a, b in zip(plain, short, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_observations_of_another_dtype() -> None:
+    batches = [batch(dtype=torch.float64), batch(dtype=torch.float16)]
+    plain, _ = trained(learner, batches, straight=False)
+    short, taken = trained(learner, batches, straight=True)
+    assert taken == 2 and all(torch.equal(a, b) for a, b in zip(plain, short, strict=True))
+
+
+def test_a_masked_action_of_the_teachers() -> None:
+    one = batch()
+    logits = one.target.dist.logits.clone()  # type: ignore[union-attr]
+    logits[::2, 1] = -torch.inf
+    batches = [Batch(one.obs, Prediction(Categorical(logits)))]
+    plain, _ = trained(learner, batches, straight=False)
+    short, taken = trained(learner, batches, straight=True)
+    assert taken == 1 and all(torch.equal(a, b) for a, b in zip(plain, short, strict=True))
+    assert all(bool(torch.isfinite(t).all()) for t in short)
+
+
+def listened() -> Learner:
+    it = learner()
+    it.student.action_head.register_forward_hook(lambda *_: None)  # type: ignore[union-attr,operator]
+    return it
+
+
+def frozen() -> Learner:
+    it = learner()
+    it.student.torso.requires_grad_(False)  # type: ignore[union-attr,operator]
+    return it
+
+
+@pytest.mark.parametrize(
+    ("make", "one"),
+    [
+        (learner, batch(masked=True)),
+        (learner, [batch(), batch(seed=1)]),
+        (listened, batch()),
+        (frozen, batch()),
+        (partial(learner, losses.reverse_kl), batch()),
+        (partial(learner, lambda student, target: losses.forward_kl(student, target) * 2), batch()),
+        (partial(learner, losses.weighted(a=(1.0, losses.forward_kl), b=(1.0, losses.mse))), batch()),
+        (partial(learner, value=True), batch()),
+    ],
+    ids=["mask", "several", "hook", "frozen", "other loss", "user's", "two terms", "value head"],
+)
+def test_what_it_does_not_know_goes_the_learners_way(make: Callable[[], Learner], one: Any) -> None:
+    plain, _ = trained(make, [one], straight=False)
+    short, taken = trained(make, [one], straight=True)
+    assert taken == 0 and all(torch.equal(a, b) for a, b in zip(plain, short, strict=True))
+
+
+def test_a_weight_of_zero_leaves_everything_and_is_asked_once_a_step() -> None:
+    asked = []
+
+    def weight(progress: Progress) -> float:
+        asked.append(progress.fraction)
+        return 0.0
+
+    make = partial(learner, losses.weighted(policy=(weight, losses.forward_kl)))
+    plain, _ = trained(make, [batch()], straight=False)
+    short, taken = trained(make, [batch()], straight=True)
+    assert taken == 1 and len(asked) == 2 and all(torch.equal(a, b) for a, b in zip(plain, short, strict=True))
+
+
+def test_layers_that_were_frozen_later_stay() -> None:
+    it = learner()
+    it.step(batch())
+    before = it.student.action_head.weight.detach().clone()  # type: ignore[union-attr]
+    for p in it.student.torso.parameters():  # type: ignore[union-attr]
+        p.requires_grad_(False)
+    first = it._flat.gradient.clone()
+    it.step(batch(seed=1))
+    assert not torch.equal(it.student.action_head.weight, before)  # type: ignore[union-attr]
+    assert float(it._flat.gradient[: 3 * 8].abs().sum()) == 0 != float(first[: 3 * 8].abs().sum())
+
+
+def test_a_normaliser_that_comes_later_is_used() -> None:
+    def late() -> Learner:
+        it = learner(scaled=False)
+        students.fit_normaliser(it.student, 5.0 + torch.randn(100, 3, generator=torch.Generator().manual_seed(1)))
+        return it
+
+    plain, _ = trained(late, [batch()], straight=False)
+    short, taken = trained(late, [batch()], straight=True)
+    assert taken == 1 and all(torch.equal(a, b) for a, b in zip(plain, short, strict=True))
