@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +10,20 @@ from typing import Literal
 from policykd.errors import UnknownNameError, UsageError
 from policykd.sizes import parse_size
 
-__all__ = ["METHODS", "DistillConfig", "FrontierConfig", "Method", "Teaching"]
+__all__ = ["METHODS", "REWARDED", "DistillConfig", "FrontierConfig", "Method", "RewardConfig", "Teaching"]
 
-Method = Literal["teacher", "student", "dagger", "dataset"]
+Method = Literal["teacher", "student", "dagger", "dataset", "ppd", "kickstart"]
 METHODS: tuple[Method, ...] = ("teacher", "student", "dagger", "dataset")
+"""Whose states are imitated on."""
+
+REWARDED: tuple[Method, ...] = ("ppd", "kickstart")
+"""Methods that learn from reward too."""
 
 _AT_LEAST_ONE = (
+    "rollout",
+    "epochs",
+    "minibatch",
+    "looks",
     "steps",
     "cycles",
     "rows_per_update",
@@ -40,9 +49,9 @@ class Teaching:
     """How students are taught. Budgets count environment steps and updates, never seconds."""
 
     method: Method = "dagger"
-    """Whose states are learnt from: the teacher's, the student's, both (from the first to the second), a dataset's."""
+    """Imitate on the states of: the teacher, the student, both (dagger), a dataset; ppd, kickstart: on reward too."""
     steps: int | None = None
-    """Environment steps of the first cycle, until the learning rate has decayed; None: 1,500 a number in the spaces."""
+    """Environment steps of the first cycle; None: 1,500 a number in the spaces. ppd, kickstart: of all (300,000)."""
     cycles: int = 4
     """Cycles at most, each twice as long as the last; another begins only while the student is short of its teacher."""
     rows_per_update: int = 10
@@ -72,8 +81,8 @@ class Teaching:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant: ``name.method``, ``config.zero``."""
-        if self.method not in METHODS:
-            raise UnknownNameError.of("method", self.method, METHODS)
+        if self.method not in METHODS + REWARDED:
+            raise UnknownNameError.of("method", self.method, METHODS + REWARDED)
         _check_counts(self)
 
 
@@ -111,6 +120,69 @@ class DistillConfig(Teaching):
 
 
 @dataclass(frozen=True)
+class RewardConfig:
+    """How a student learns from reward beside its teacher (``ppd``, ``kickstart``); nothing else reads it."""
+
+    imitate: int = 10_000
+    """On reward: environment steps of plain imitation before there is reward; they count in --steps."""
+    critic_first: int = 4
+    """On reward: rollouts in which only the critic learns, before the student does."""
+    teacher_weight: float = 1.0
+    """On reward: weight of the teacher's term when reward begins; 0 is PPO."""
+    teacher_until: float = 0.5
+    """On reward: share of the steps with reward at which that weight has fallen to 0 along a line; 0: never."""
+    value_gate: bool = False
+    """On reward: learn from the teacher only where it values a state more than the student does."""
+    gamma: float | None = None
+    """On reward: discount; None takes the teacher's, or 0.99 where it does not say."""
+    gae_lambda: float = 0.95
+    """On reward: how far advantages look ahead, from 0 (one step) to 1 (to the end)."""
+    rollout: int = 2_048
+    """On reward: environment steps between two rounds of learning, over all environments."""
+    epochs: int = 10
+    """On reward: times that each rollout is learnt from."""
+    minibatch: int = 512
+    """On reward: rows in one gradient step on reward."""
+    reward_rate: float = 1e-3
+    """On reward: Adam's learning rate when reward begins; it falls along a cosine to a fiftieth of that."""
+    clip: float = 0.2
+    """On reward: how far the ratio of new to old probabilities may move before PPO stops pushing it."""
+    entropy: float = 0.0
+    """On reward: weight of the entropy, which keeps the student trying."""
+    normalise_reward: bool = True
+    """On reward: let the critic's unit follow the spread of the returns, as VecNormalize does."""
+    reward_average: float = 0.0
+    """On reward: decay of the moving average of the weights that is measured; it never acts while learning."""
+    looks: int = 12
+    """On reward: selections of the student, evenly spaced; the best one is reported."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant: ``config.zero``, ``config.range``."""
+        _check_counts(self)
+        ranges = {
+            "imitate": (0, None),
+            "critic_first": (0, None),
+            "teacher_weight": (0, None),
+            "teacher_until": (0, 1),
+            "gamma": (0, 1),
+            "gae_lambda": (0, 1),
+            "clip": (0, None),
+            "entropy": (0, None),
+            "reward_average": (0, 1),
+        }
+        for name, (low, high) in ranges.items():
+            value = vars(self)[name]
+            if value is None:
+                continue
+            if not (low <= value and value < math.inf and (high is None or value <= high)):
+                flag = f"--{name.replace('_', '-')}"
+                wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
+                raise UsageError("config.range", f"{flag} {value}", f"a number {wanted}", f"leave {flag} out")
+        if not 0 < self.reward_rate < math.inf:
+            raise UsageError("config.range", f"--reward-rate {self.reward_rate}", "a number above 0", "try 1e-3")
+
+
+@dataclass(frozen=True)
 class FrontierConfig(Teaching):
     """How students of many sizes are taught together, and how the smallest that can be trusted is found."""
 
@@ -132,6 +204,13 @@ class FrontierConfig(Teaching):
         super().__post_init__()
         if self.method == "dataset":
             raise UsageError("config.dataset", "a frontier with the method dataset", "teacher, student or dagger")
+        if self.method in REWARDED:
+            raise UsageError(
+                "config.rewarded",
+                f"a frontier with the method {self.method}",
+                "teacher, student or dagger",
+                f"find the size first, then policykd distill --method {self.method} --hidden SIZE",
+            )
         if not 0 < self.target <= 1:
             raise UsageError("frontier.target", f"a target of {self.target}", "a retention above 0, at most 1")
         if self.screen < 8:

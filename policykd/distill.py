@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from policykd import students
 from policykd.clock import Clock
-from policykd.config import DistillConfig
+from policykd.config import REWARDED, DistillConfig, RewardConfig
 from policykd.datasets import Ring
 from policykd.datasets import read as read_dataset
 from policykd.errors import SpaceError
@@ -23,8 +23,9 @@ from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
 from policykd.news import Look, Tick
 from policykd.policy import Policy
-from policykd.prediction import Batch, Spec, Update
+from policykd.prediction import Batch, Progress, Spec, Update
 from policykd.recipe import Recipe
+from policykd.reinforced import Experience, acting, check_actor, check_density, pull, reinforced, start
 from policykd.report import Measured, Report
 from policykd.rollouts import Collector, make
 from policykd.selection import AS_GOOD, SEEDS, Selection
@@ -35,6 +36,9 @@ __all__ = ["Look", "Tick", "distill", "recipe_for"]
 _FIRST_LOOK = 256
 """Environment steps learnt from before a student is first measured against ``until_retention``."""
 
+_REWARD_STEPS = 300_000
+"""Environment steps of a method that learns from reward too, where nobody says."""
+
 
 def distill(
     teacher: Policy | str | Path,
@@ -42,6 +46,7 @@ def distill(
     env: str | Path | Recipe | Callable[..., gym.Env] | None = None,
     *,
     config: DistillConfig | None = None,
+    reward: RewardConfig | None = None,
     loss: Weighted | Objective | PairLoss | None = None,
     hidden: str | tuple[int, ...] = (64, 64),
     on_tick: Callable[[Tick], None] | None = None,
@@ -54,7 +59,8 @@ def distill(
         teacher: a Policy, or a path that ``load_teacher`` reads.
         student: the student to teach, in place; None builds ``students.suited(teacher, hidden)``.
         env: Gymnasium id, path of a recipe, Recipe, or a function that makes an environment; None takes the teacher's.
-        config: how; ``changes`` are fields of it, ``distill(..., steps=50_000, seed=1)``.
+        config: how; ``changes`` are fields of it or of ``reward``, ``distill(..., steps=50_000, seed=1)``.
+        reward: how methods that learn from reward too (``ppd``, ``kickstart``) do that.
         loss: objective or pair loss; None takes the family's default (``losses.defaults``).
         hidden: widths of the student that is built.
         on_tick, on_look: called after each round, and after each selection.
@@ -63,13 +69,17 @@ def distill(
         The Report; its ``policy`` is the student with the best weights by selection.
 
     Raises:
-        SpaceError: ``space.*`` when teacher, student and environment do not fit together.
+        SpaceError: ``space.*`` when teacher, student and environment do not fit together, ``reinforced.density`` for
+            a family that explores nothing and shall learn from reward.
         UsageError: ``config.*`` for budgets that cannot be meant.
     """
     clock = Clock()
     with clock.phase("load"):
-        config = replace(config or DistillConfig(), **changes)
+        rewarded = {f.name: changes.pop(f.name) for f in fields(RewardConfig) if f.name in changes}
+        config, reward = replace(config or DistillConfig(), **changes), replace(reward or RewardConfig(), **rewarded)
         teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
+        if config.method in REWARDED:
+            check_density(teacher.spec if student is None else student.spec)
         recipe = recipe_for(teacher, env)
         if student is None:
             student = students.suited(teacher, hidden, seed=config.seed)
@@ -81,8 +91,10 @@ def distill(
             wrappers=recipe.wrappers,
             gamma=teacher.origin.gamma,
         )
-    training = _Training(teacher, student, recipe, config, clock, loss, on_tick, on_look)
-    stopped_by = training.run()
+    if config.method in REWARDED:
+        check_actor(student)
+    training = _Training(teacher, student, recipe, config, reward, clock, loss, on_tick, on_look)
+    stopped_by = training.rewarded() if config.method in REWARDED else training.run()
     return training.report(stopped_by)
 
 
@@ -105,13 +117,14 @@ class _Training:
         student: Policy,
         recipe: Recipe,
         config: DistillConfig,
+        reward: RewardConfig,
         clock: Clock,
         loss: Weighted | Objective | PairLoss | None,
         on_tick: Callable[[Tick], None] | None,
         on_look: Callable[[Look], None] | None,
     ) -> None:
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
-        self.on_tick = on_tick
+        self.reward, self.loss, self.on_tick, self.updates = reward, loss, on_tick, 0
         self.selection = Selection(teacher, recipe, config, clock, on_look)
         self.next_look: float = _FIRST_LOOK
         with_value = (
@@ -119,6 +132,10 @@ class _Training:
         )
         with clock.phase("collect"):
             self.steps = first_steps(config, teacher.spec)
+            self.total = self.steps * (2**config.cycles - 1)
+            if config.method in REWARDED:
+                self.total = config.steps or _REWARD_STEPS
+                self.steps = min(max(reward.imitate, WARM_UP), self.total)
             envs = make(recipe, width(config, recipe), config.vector)
             self.collector = Collector(
                 envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=with_value
@@ -127,13 +144,16 @@ class _Training:
             self.env_steps = 0
             first = self._first(student)
             with_value = with_value and first.target.value is not None
+        self.sample = first.target
         with clock.phase("learn"):
             if isinstance(student, students.Student):
                 students.adopt_scales(student, teacher, first)
             objective = loss or default_objective(
                 student.spec, first.target, with_value=with_value, value_weight=config.value_weight
             )
-            self.learner = Learner(student, objective, lr=cosine(config.learning_rate), average=config.average or None)
+            self.learner: Learner[Any] = Learner(
+                student, objective, lr=cosine(config.learning_rate), average=config.average or None
+            )
 
     def _first(self, student: Policy) -> Batch:
         """Rows that set the scales, once the memory holds them, or all of a dataset."""
@@ -145,8 +165,8 @@ class _Training:
             spread = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), WARM_UP)).long()
             return self.memory.take(spread)
         vector_steps = -(-min(WARM_UP, self.steps) // self.collector.envs.num_envs)
-        acting = (student, 0.0) if self.config.method == "student" else (None, 1.0)
-        rollout = self.collector.collect(vector_steps, *acting)
+        who = (student, 0.0) if self.config.method == "student" else (None, 1.0)
+        rollout = self.collector.collect(vector_steps, *who)
         self.memory.add(rollout.batch)
         self.env_steps = rollout.steps
         return rollout.batch
@@ -156,12 +176,15 @@ class _Training:
         target = self.config.until_retention
         for cycle in range(self.config.cycles):
             for _ in self._cycle(cycle):
-                if self.config.max_seconds is not None and self.clock.elapsed > self.config.max_seconds:
-                    self.selection.look(self.learner, self.env_steps)
+                if self._late():
                     return "time"
-                if target is not None and self._time_to_look() and self._reached(target):
+                if (
+                    target is not None
+                    and self._time_to_look()
+                    and self.selection.reached(self.learner, self.env_steps, target)
+                ):
                     return "target"
-            if target is not None and self._reached(target):
+            if target is not None and self.selection.reached(self.learner, self.env_steps, target):
                 return "target"
             if target is None and self.selection.look(self.learner, self.env_steps) >= AS_GOOD:
                 return "converged"
@@ -171,23 +194,96 @@ class _Training:
             self.selection.look(self.learner, self.env_steps)
         return "budget"
 
+    def rewarded(self) -> str:
+        """Imitation, then reward and teacher at once, until the budget or time is spent, or the target is met."""
+        config, target = self.config, self.config.until_retention
+        if self.reward.imitate > 0 and any(self._late() for _ in self._cycle(0)):
+            return "time"
+        if self.reward.imitate > 0 and self.selection.meets(self.learner, self.env_steps, target):
+            return "target"
+        experience = self._meet_reward()
+        began, steps = self.env_steps, max(1, self.total - self.env_steps)
+        updates = reinforced(
+            self.learner,
+            experience,
+            self.reward,
+            steps=steps,
+            taken=began,
+            value_weight=config.value_weight,
+            seed=config.seed,
+            memory=self.memory,
+            known=self._known,
+            clock=self.clock,
+        )
+        looks = 1
+        for update in self._told(updates):
+            if self._late():
+                return "time"
+            if update.progress.env_steps - began >= looks * steps / self.reward.looks < steps:
+                looks += 1
+                if self.selection.meets(self.learner, self.env_steps, target):
+                    return "target"
+        return "target" if self.selection.meets(self.learner, self.env_steps, target) else "budget"
+
+    def _meet_reward(self) -> Experience:
+        """The student that acts so far goes on as an actor, in environments that begin anew."""
+        config, student = self.config, self.learner.student
+        student.load_state_dict(self.learner.averaged.state_dict())
+        ratio = config.method == "ppd"
+        with self.clock.phase("learn"):
+            learner, experience = start(
+                student,
+                self.teacher,
+                self.collector.envs,
+                self.reward,
+                loss=self.loss or pull(student.spec, self.sample, ratio=ratio),
+                ratio=ratio,
+                lr=cosine(self.reward.reward_rate),
+                seed=SEEDS * config.seed,
+            )
+        learner.updates = self.learner.updates
+        self.learner, self.collector = learner, experience.collector
+        self.memory = Ring(self.reward.rollout, seed=config.seed, extra=False)
+        return experience
+
+    def _late(self) -> bool:
+        """Whether the guard's time is over; the student is looked at then."""
+        if self.config.max_seconds is None or self.clock.elapsed <= self.config.max_seconds:
+            return False
+        self.selection.look(self.learner, self.env_steps)
+        return True
+
     def _cycle(self, cycle: int) -> Iterator[Update]:
         seen = self.env_steps
         done, steps = (2**cycle - 1) * self.steps, 2**cycle * self.steps
         beta = mixture(self.config, cycle)
         learner, memory, config, clock = self.learner, self.memory, self.config, self.clock
         if config.method == "dataset":
-            updates = replay(learner, memory, config, steps=steps, done=done, clock=clock)
+            updates = replay(learner, memory, config, steps=steps, done=done, known=self._known, clock=clock)
         else:
             updates = interact(
-                learner, self.collector, memory, config, steps=steps, beta=beta, done=done, taken=seen, clock=clock
+                learner,
+                self.collector,
+                memory,
+                config,
+                steps=steps,
+                beta=beta,
+                done=done,
+                taken=seen,
+                known=self._known,
+                clock=clock,
             )
+        yield from self._told(updates)
+
+    def _told(self, updates: Iterator[Update]) -> Iterator[Update]:
         for update in updates:
             if self.on_tick is not None and update.progress.env_steps != self.env_steps:
-                total = self.steps * (2**self.config.cycles - 1)
-                self.on_tick(Tick(update, self.learner, self.collector, self.memory, total))
-            self.env_steps = update.progress.env_steps
+                self.on_tick(Tick(update, self.learner, self.collector, self.memory, self.total))
+            self.env_steps, self.updates = update.progress.env_steps, update.step
             yield update
+
+    def _known(self, progress: Progress) -> Progress:
+        return self.selection.known(progress, acting(self.learner.averaged), self.memory)
 
     def _time_to_look(self) -> bool:
         # Looks are a factor of sqrt(2) apart in steps learnt from: late ones cost no more, relative to what was before.
@@ -196,12 +292,9 @@ class _Training:
         self.next_look *= 2**0.5
         return True
 
-    def _reached(self, target: float) -> bool:
-        return self.selection.reached(self.learner, self.env_steps, target)
-
     def report(self, stopped_by: str) -> Report:
         """The student with the best weights, measured beside its teacher on episodes that chose nothing."""
-        config, student = self.config, self.learner.student
+        config, student = self.config, acting(self.learner.student)
         self.collector.envs.close()
         played = self.selection.played
         found = self.selection.finish(student)
@@ -218,11 +311,11 @@ class _Training:
             retention=found.retention,
             kept=found.kept,
             env_steps=self.env_steps if config.method != "dataset" else 0,
-            updates=self.learner.updates,
+            updates=self.updates,
             evaluations=played,
             seconds={**self.clock.wall, "total": self.clock.elapsed},
             cpu_seconds=dict(self.clock.cpu),
-            config=asdict(config),
+            config=asdict(config) | (asdict(self.reward) if config.method in REWARDED else {}),
             history=tuple(self.selection.history),
             policy=student,
         )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from policykd.clock import Clock
 from policykd.config import DistillConfig
+from policykd.datasets import Ring
 from policykd.evaluation import BLOCK, Interval, Kept, References, Score, compare_on, extend, retention
 from policykd.learner import Learner
 from policykd.news import Look
 from policykd.policy import Policy
+from policykd.prediction import Progress
 from policykd.recipe import Recipe
+from policykd.reinforced import acting
 
 __all__ = ["AS_GOOD", "CONFIRM", "REPORT", "SEEDS", "SELECT", "Reported", "Selection"]
 
@@ -30,6 +34,9 @@ AS_GOOD = 0.99
 
 _FEW = 20
 """Episodes that spare a hopeless student a whole selection."""
+
+_COMPARED = 128
+"""Newest rows on which ``Progress.agreement`` is measured: to a few per cent, at little cost."""
 
 _KEEP = 5_000
 """Visited observations on which agreement, KL and value error are measured."""
@@ -84,7 +91,7 @@ class Selection:
 
     def look(self, learner: Learner, env_steps: int) -> float:
         """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
-        student, seed = learner.averaged, self._first(SELECT)
+        student, seed = acting(learner.averaged), self._first(SELECT)
         episodes = self.config.select_episodes
         score = self._fresh(student, episodes, seed)
         while True:
@@ -116,15 +123,32 @@ class Selection:
 
     def reached(self, learner: Learner, env_steps: int, target: float) -> bool:
         """Whether the student has the retention ``target``: on the selection episodes, and at once on fresh ones."""
-        if self._hopeless(learner.averaged, target) or self.look(learner, env_steps) < target:
+        student = acting(learner.averaged)
+        if self._hopeless(student, target) or self.look(learner, env_steps) < target:
             return False
         seed = self._first(CONFIRM) + len(self.history) * BLOCK
-        student = self._fresh(learner.averaged, BLOCK, seed)
-        confirmed = retention(student, self._of("teacher", self.teacher, BLOCK, seed), self._random(BLOCK))
+        confirmed = retention(
+            self._fresh(student, BLOCK, seed), self._of("teacher", self.teacher, BLOCK, seed), self._random(BLOCK)
+        )
         if confirmed.value is None or confirmed.value < target:
             return False
-        self._best = (float("inf"), copy.deepcopy(learner.averaged.state_dict()))
+        self._best = (float("inf"), copy.deepcopy(student.state_dict()))
         return True
+
+    def meets(self, learner: Learner, env_steps: int, target: float | None) -> bool:
+        """Whether the student has the retention ``target``; without a target it is looked at all the same."""
+        if target is not None:
+            return self.reached(learner, env_steps, target)
+        self.look(learner, env_steps)
+        return False
+
+    def known(self, progress: Progress, student: Policy, memory: Ring) -> Progress:
+        """The progress with the retention of the last look, and agreement on the newest rows of the memory."""
+        seen = self.history[-1]["retention"] if self.history else math.nan
+        agreement = None
+        if len(memory):
+            agreement = compare_on(memory.newest(_COMPARED).obs, student, self.teacher).agreement
+        return replace(progress, retention=None if math.isnan(seen) else seen, agreement=agreement)
 
     def _hopeless(self, student: Policy, target: float) -> bool:
         """Whether a few episodes already say, by three standard errors, that the target is not met."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from policykd.clock import Clock
 from policykd.config import Teaching
@@ -14,12 +15,13 @@ from policykd.prediction import Batch, Progress, Update
 from policykd.rollouts.collect import Collector
 from policykd.rollouts.panel import Panel
 
-__all__ = ["ROUND", "cosine", "interact", "label", "mixture", "replay"]
+__all__ = ["ROUND", "Known", "cosine", "interact", "label", "mixture", "replay"]
 
 ROUND = 512
 """Environment steps of one round, over all environments: short against an episode, long against a call."""
 
 Mixture = Callable[[Progress], float]
+Known = Callable[[Progress], Progress]
 
 
 def cosine(peak: float, end: float = 0.02) -> Callable[[Progress], float]:
@@ -54,6 +56,7 @@ def interact(
     actor: Callable[[], Policy | Panel] | None = None,
     done: int = 0,
     taken: int = 0,
+    known: Known | None = None,
     clock: Clock | None = None,
 ) -> Iterator[Update]:
     """Learn from the memory, collect a round, add it to the memory; until ``steps`` environment steps are learnt from.
@@ -70,6 +73,7 @@ def interact(
         actor: who acts where the teacher does not, asked before each round; None for the learner's averaged student.
         done: environment steps at which this cycle begins.
         taken: environment steps taken so far (a cycle may begin with some of its own already in the memory).
+        known: fills in what only others know of the progress (retention, agreement), once a round.
         clock: gets the phases ``collect`` and ``learn``.
 
     Yields:
@@ -79,24 +83,32 @@ def interact(
     end, made = done + steps, 0
     vector_steps = max(1, ROUND // collector.envs.num_envs)
     while True:
+        told = Progress(taken, learner.updates, min((taken - done) / steps, 1.0))
+        told = told if known is None else known(told)
         while made < (taken - done) // config.rows_per_update:
             made += 1
-            progress = Progress(taken, learner.updates, min((taken - done) / steps, 1.0))
+            progress = replace(told, updates=learner.updates)
             with clock.phase("learn"):
                 update = learner.step(memory.sample(config.batch_size), progress)
             yield update
         if taken >= end:
             return
-        progress = Progress(taken, learner.updates, (taken - done) / steps)
         with clock.phase("collect"):
             wanted = min(vector_steps, -(-(end - taken) // collector.envs.num_envs))
-            rollout = collector.collect(wanted, learner.averaged if actor is None else actor(), beta(progress))
+            rollout = collector.collect(wanted, learner.averaged if actor is None else actor(), beta(told))
             memory.add(rollout.batch)
         taken += rollout.steps
 
 
 def replay(
-    learner: Learner, memory: Ring, config: Teaching, *, steps: int, done: int = 0, clock: Clock | None = None
+    learner: Learner,
+    memory: Ring,
+    config: Teaching,
+    *,
+    steps: int,
+    done: int = 0,
+    known: Known | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[Update]:
     """Learn from what the memory holds, no environment stepped (behaviour cloning on soft labels).
 
@@ -106,12 +118,16 @@ def replay(
     Args:
         steps: of this cycle.
         done: where that count begins.
+        known: as for ``interact``, once in as many updates as a round of it makes.
         clock: gets the phase ``learn``.
     """
     clock = clock or Clock()
-    updates = max(1, steps // config.rows_per_update)
+    updates, told = max(1, steps // config.rows_per_update), Progress()
     for i in range(updates):
-        progress = Progress(done + (i + 1) * config.rows_per_update, learner.updates, i / updates)
+        if known is not None and i % max(1, ROUND // config.rows_per_update) == 0:
+            told = known(told)
+        taken = done + (i + 1) * config.rows_per_update
+        progress = replace(told, env_steps=taken, updates=learner.updates, fraction=i / updates)
         with clock.phase("learn"):
             update = learner.step(memory.sample(config.batch_size), progress)
         yield update

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policykd.evaluation import Kept, compare_on
 from policykd.news import FrontierLook, Look, Tick
+from policykd.reinforced import acting
 from policykd.run.folder import Run
 from policykd.run.sizes import place, sizes_in
 from policykd.students import Cohort
@@ -24,7 +25,8 @@ _ROWS = 512
 
 def closeness(tick: Tick) -> Kept:
     """Agreement, KL and value error of the student that acts, on the rows that were collected last."""
-    return compare_on(tick.memory.newest(_ROWS).obs, tick.learner.averaged, tick.collector.teacher)
+    # A critic that learns from reward is no estimate of the teacher's value: only who acts is compared.
+    return compare_on(tick.memory.newest(_ROWS).obs, acting(tick.learner.averaged), tick.collector.teacher)
 
 
 class _Due:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from policykd.cli.arguments import Teaches
 from policykd.cli.names import check_loss
-from policykd.config import DistillConfig
+from policykd.config import REWARDED, DistillConfig, RewardConfig
+from policykd.errors import UsageError
 from policykd.sizes import parse_hidden, parse_share
 
 __all__ = ["Arguments"]
@@ -25,6 +26,7 @@ class Arguments(Teaches):
     value: bool = False
     """Give the student a value head and teach it the teacher's value."""
     how: DistillConfig = field(default_factory=DistillConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before anything heavy is imported."""
@@ -34,3 +36,10 @@ class Arguments(Teaches):
             parse_share(self.max_params)
         if self.loss is not None:
             check_loss(self.loss)
+        if self.value and self.how.method in REWARDED:
+            raise UsageError(
+                "reinforced.actor",
+                f"--value with --method {self.how.method}",
+                "one of them: that method's critic is a network of its own, thrown away at the end",
+                "leave --value out",
+            )

@@ -13,10 +13,12 @@ from policykd.cli.names import loss_of
 from policykd.cli.places import agent, home, prepare, run_folder
 from policykd.cli.screen import Screen, number, span
 from policykd.cli.teaching import plan, show_plan, spent, waited, where
+from policykd.config import REWARDED
 from policykd.distill import distill
 from policykd.news import Look, Tick
 from policykd.policy import Policy
 from policykd.recipe import Recipe
+from policykd.reinforced import acting, check_density
 from policykd.run import Run, check_vacant, record
 from policykd.students import Student
 
@@ -27,6 +29,8 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Teach, measure, write; returns the fields of report.json and the run's folder."""
     prepare(args.threads, args.gym_packages)
     teacher = agent(args.teacher, args.normalizer)
+    if args.how.method in REWARDED:
+        check_density(teacher.spec)
     recipe = home(teacher, args.env)
     student = _student(args, teacher)
     loss = _loss(args)
@@ -58,7 +62,16 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
 
             began = time.perf_counter()
             try:
-                report = distill(teacher, student, recipe, config=args.how, loss=loss, on_tick=on_tick, on_look=on_look)
+                report = distill(
+                    teacher,
+                    student,
+                    recipe,
+                    config=args.how,
+                    reward=args.reward,
+                    loss=loss,
+                    on_tick=on_tick,
+                    on_look=on_look,
+                )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_saved(run, newest)) from None
         fields = run.finish(waited(report, screen, began), student)
@@ -85,10 +98,11 @@ def _loss(args: Arguments) -> Any:
 
 def _saved(run: Run, newest: Tick | None) -> str:
     """Keep what was learnt when a person has had enough; what to say about it."""
-    if newest is None or not isinstance(newest.learner.averaged, Student):
+    student = None if newest is None else acting(newest.learner.averaged)
+    if newest is None or not isinstance(student, Student):
         return "nothing was learnt yet"
     steps = newest.update.progress.env_steps
-    run.save_student(newest.learner.averaged)
+    run.save_student(student)
     run.checkpoint(newest.learner, steps)
     return f"after {steps:,} steps; the student so far: policykd evaluate {run.folder}"
 
