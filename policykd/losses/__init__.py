@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from policykd.losses import bounded, compose, policy, targets, value, weights
+from policykd.losses import bounded, combine, compose, dynamic, noise, policy, targets, value, weights
 from policykd.losses.bounded import bounded_wasserstein2
+from policykd.losses.combine import Combine, calibrated
 from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective, on_rows, on_target, weighted
+from policykd.losses.dynamic import Advisor, DynamicAverage, Uncertainty
+from policykd.losses.noise import disagreement_weight, value_gate, with_disagreement
 from policykd.losses.policy import (
     centred_q,
     forward_kl,
@@ -36,18 +39,26 @@ from policykd.losses.value import value_scale
 from policykd.losses.weights import Weight, weight_at
 
 __all__ = [
+    "Advisor",
+    "Combine",
+    "DynamicAverage",
     "Objective",
     "PairLoss",
     "Term",
+    "Uncertainty",
     "Weight",
     "Weighted",
     "advantage_weight",
     "as_objective",
     "bounded",
     "bounded_wasserstein2",
+    "calibrated",
     "centred_q",
+    "combine",
     "compose",
     "confidence_weight",
+    "disagreement_weight",
+    "dynamic",
     "forward_kl",
     "from_q",
     "from_q_scaled",
@@ -56,6 +67,7 @@ __all__ = [
     "huber",
     "jensen_shannon",
     "mse",
+    "noise",
     "on_rows",
     "on_target",
     "policy",
@@ -69,6 +81,7 @@ __all__ = [
     "standardised_logits",
     "targets",
     "value",
+    "value_gate",
     "value_huber",
     "value_mse",
     "value_scale",
@@ -77,4 +90,5 @@ __all__ = [
     "weight_at",
     "weighted",
     "weights",
+    "with_disagreement",
 ]

@@ -4,6 +4,7 @@ A *pair loss* is ``(student: Prediction, target: Prediction) -> Tensor[*b]``, an
 ``(student: Prediction, batch: Batch) -> dict[str, Tensor[*b]]``; in the place of rows an objective may put a ``Term``,
 rows with a weight of its own, which may be learnt. Both may be functions, partials or ``nn.Module``s.
 They are told apart by the name of their second parameter: ``batch`` makes an objective, any other name a pair loss.
+An objective with a third parameter named ``progress`` is told how far the run has come.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Term(NamedTuple):
     rows: Tensor
 
 
-Objective: TypeAlias = Callable[[Prediction, Batch], Mapping[str, Tensor | Term]]
+Said: TypeAlias = Mapping[str, Tensor | Term]
+Objective: TypeAlias = Callable[[Prediction, Batch], Said] | Callable[[Prediction, Batch, Progress], Said]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Weighted:
     @cached_property
     def _objectives(self) -> frozenset[str]:
         return frozenset(name for name, (_, part) in self.parts.items() if _takes_batch(part))
+
+    @cached_property
+    def _following(self) -> frozenset[str]:
+        return frozenset(name for name in self._objectives if _parameters(self.parts[name][1])[2:3] == ["progress"])
 
     def terms(self, student: Prediction, batch: Batch, progress: Progress | None = None) -> dict[str, Term]:
         """Weight and rows ``[*b]`` of each term at this point of a run.
@@ -68,10 +74,12 @@ class Weighted:
                 inner = part.terms(student, batch, progress)
                 found |= {_join(name, k): Term(at * w, rows) for k, (w, rows) in inner.items()}
             elif name in self._objectives:
-                said = _check_mapping(name, part(student, batch))  # type: ignore[arg-type]
+                told = (progress,) if name in self._following else ()
+                said = _check_mapping(name, part(student, batch, *told))  # type: ignore[arg-type]
                 found |= {_join(name, k): _term(_join(name, k), at, v, student) for k, v in said.items()}
             else:
-                found[name] = Term(at, _check_rows(name, part(student, batch.target), student))  # type: ignore[arg-type]
+                pair: Callable[[Prediction, Prediction], Any] = part  # type: ignore[assignment]
+                found[name] = Term(at, _check_rows(name, pair(student, batch.target), student))
         return found
 
     def weights(self, progress: Progress | None = None) -> dict[str, float]:
@@ -84,8 +92,8 @@ class Weighted:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The parametric losses among the parts (also inside partials, ``on_target``, ``on_rows``), each once."""
-        seen = {id(m): m for _, part in self.parts.values() for m in _modules(part)}
+        """The modules among parts and weights (also inside partials, ``on_target``, ``on_rows``), each once."""
+        seen = {id(m): m for pair in self.parts.values() for m in _modules(pair)}
         return list(seen.values())
 
 
@@ -162,11 +170,14 @@ def _join(name: str, term: str) -> str:
 
 
 def _takes_batch(f: Callable[..., Any]) -> bool:
+    return _parameters(f)[1:2] == ["batch"]
+
+
+def _parameters(f: Callable[..., Any]) -> list[str]:
     try:
-        signature = inspect.signature(f.forward if isinstance(f, nn.Module) else f)
+        return list(inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters)
     except (TypeError, ValueError):  # a builtin that does not show its parameters
-        return False
-    return list(signature.parameters)[1:2] == ["batch"]
+        return []
 
 
 def _check_mapping(name: str, said: object) -> Mapping[str, object]:

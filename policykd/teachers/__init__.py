@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from policykd.teachers.ensemble import Ensemble
 from policykd.teachers.inspection import Inspection, inspect
 from policykd.teachers.loading import load
 from policykd.teachers.sb3 import from_sb3
 from policykd.teachers.teacher import Teacher
 
-__all__ = ["Inspection", "Teacher", "from_sb3", "inspect", "load"]
+__all__ = ["Ensemble", "Inspection", "Teacher", "from_sb3", "inspect", "load"]
