@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -14,13 +15,24 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from toys import CARTPOLE, Balancer, Coins, Keen, Told
 
-from policykd import distill, evaluate, losses, students
-from policykd.distributions import Categorical, Deterministic
+from policykd import distill, evaluate, losses, recipe, students
+from policykd.config import RewardConfig
+from policykd.distributions import (
+    Bernoulli,
+    Categorical,
+    Deterministic,
+    DiagGaussian,
+    Distribution,
+    MultiCategorical,
+    TanhGaussian,
+)
 from policykd.errors import DistributionError, SpaceError, UsageError
-from policykd.losses import calibrated, combine, with_disagreement
+from policykd.losses import Gate, calibrated, combine, with_disagreement
 from policykd.networks import Normaliser
 from policykd.policy import Policy
 from policykd.prediction import EnvWrapper, Origin, Prediction, Spec
+from policykd.reinforced import reinforced, start
+from policykd.rollouts import make
 from policykd.teachers import Ensemble
 
 BOX = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -156,6 +168,140 @@ def test_masks_of_the_environment_are_its_own() -> None:
     masks = np.array([[True, False]] * 6)
     action, _ = team.predict(obs().numpy(), deterministic=True, action_masks=masks)
     assert action.tolist() == [0] * 6
+
+
+# --- a gate ----------------------------------------------------------------------------------------------------------
+
+
+class Matching(gym.Env):
+    """Ten steps of a number drawn from [-1, 1]; 1 for the action that says whether it is positive."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    spec_of = Spec(observation_space, action_space, "categorical")
+
+    def _draw(self) -> np.ndarray:
+        self.number = self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.number
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = 10
+        return self._draw(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        reward = float(action == int(self.number[0] > 0))
+        return self._draw(), reward, self.left == 0, False, {}
+
+
+def stubborn(action: int) -> Told:
+    """Nine times out of ten the same action."""
+    return Told(
+        Matching.spec_of, lambda o: (2.2 * nn.functional.one_hot(torch.tensor(action), 2)).expand(*o.shape[:-1], 2)
+    )
+
+
+NUMBERS = torch.linspace(-1, 1, 101)[:, None]
+
+
+def gated(seed: int = 0) -> Ensemble:
+    teachers = [stubborn(0), stubborn(1)]
+    return Ensemble(teachers, combine.mean, Gate(Matching.spec_of, 2, NUMBERS, seed=seed))
+
+
+def test_a_gate_learns_from_reward_whom_to_listen_to_where() -> None:
+    team = gated()
+    plain = Ensemble([stubborn(0), stubborn(1)], combine.mean)
+    assert evaluate(plain, Matching, 20, workers=1).mean < 7.0  # either of them alone is right half the time
+    config = RewardConfig(critic_first=0, teacher_weight=0.0, rollout=512, epochs=4, minibatch=256, reward_rate=0.02)
+    envs = make(recipe.load(Matching), 8, "sync")
+    learner, experience = start(
+        team, team, envs, config, loss=losses.forward_kl, ratio=False, lr=0.02, weight=0.0, seed=0
+    )
+    for _ in reinforced(learner, experience, config, steps=6000):
+        pass
+    envs.close()
+    assert evaluate(team, Matching, 20, workers=1).mean > 9.5
+    shares = team.gate(NUMBERS, team.ask(NUMBERS)).detach()  # type: ignore[misc]
+    assert shares[0, 0] > 0.8 and shares[1, -1] > 0.8
+
+
+def test_a_fresh_gate_listens_to_all_nearly_alike_and_its_shares_are_shares() -> None:
+    team = gated()
+    shares = team.gate(NUMBERS, team.ask(NUMBERS))  # type: ignore[misc]
+    assert shares.shape == (2, 101)
+    torch.testing.assert_close(shares.sum(0), torch.ones(101))
+    assert shares.min() > 0.25
+    same, other = gated(0), gated(1)
+    assert torch.equal(same.gate(NUMBERS, same.ask(NUMBERS)), shares)  # type: ignore[misc]
+    assert not torch.equal(other.gate(NUMBERS, other.ask(NUMBERS)), shares)  # type: ignore[misc]
+    assert team.acting_parameters == sum(p.numel() for p in team.gate.parameters())  # type: ignore[union-attr]
+
+
+def test_only_the_gate_gets_a_gradient_and_no_label_carries_one() -> None:
+    teachers: list[Policy] = [Balancer(1.0), Balancer(-1.0), Valuer()]
+    how = calibrated(combine.mean, teachers, obs(500))
+    team = Ensemble(teachers, how, Gate(CARTPOLE, 3, obs(500)))
+    team(obs()).dist.log_prob(torch.zeros(6)).sum().backward()
+    assert all(p.grad is None for t in teachers for p in t.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in team.gate.parameters())  # type: ignore[union-attr]
+    assert not team.label(obs()).dist.logits.requires_grad  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"\[gate.said\]"):
+        team.gate(obs(), team.ask(obs())[:2])  # type: ignore[misc]
+    with pytest.raises(UsageError, match=r"\[gate.teachers\]"):
+        Gate(CARTPOLE, 1, obs())
+
+
+def test_masked_actions_give_a_gate_no_nan() -> None:
+    blind = Told(CARTPOLE, lambda o: torch.stack([o[..., 0], torch.full_like(o[..., 0], -torch.inf)], -1))
+    team = Ensemble([blind, blind], combine.mean, Gate(CARTPOLE, 2, obs()))
+    word = team(obs())
+    assert isinstance(word.dist, Categorical) and word.dist.probs[:, 1].tolist() == [0.0] * 6
+    word.dist.log_prob(torch.zeros(6)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in team.gate.parameters() if p.grad is not None)  # type: ignore[union-attr]
+
+
+WORLDS: dict[str, tuple[Spec, Any, Distribution]] = {
+    "multi_categorical": (
+        Spec(spaces.MultiDiscrete([3, 2]), spaces.MultiDiscrete([2, 2]), "multi_categorical"),
+        torch.zeros(5, 2, dtype=torch.long),
+        MultiCategorical(torch.zeros(5, 4), (2, 2)),
+    ),
+    "bernoulli": (
+        Spec(
+            spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2, 2), np.float32)}),
+            spaces.MultiBinary(3),
+            "bernoulli",
+        ),
+        {"a": torch.arange(5) % 3, "b": torch.zeros(5, 2, 2)},
+        Bernoulli(torch.zeros(5, 3)),
+    ),
+    "diag_gaussian": (
+        Spec(BOX, spaces.Box(-1, 1, (2,), np.float32), "diag_gaussian"),
+        obs(5),
+        DiagGaussian(torch.zeros(5, 2), torch.zeros(5, 2)),
+    ),
+    "tanh_gaussian": (
+        Spec(BOX, spaces.Box(-1, 1, (2,), np.float32), "tanh_gaussian"),
+        obs(5),
+        TanhGaussian(torch.zeros(5, 2), torch.zeros(5, 2)),
+    ),
+    "deterministic": (
+        Spec(BOX, spaces.Box(-1, 1, (2,), np.float32), "deterministic"),
+        obs(5),
+        Deterministic(torch.zeros(5, 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", WORLDS)
+def test_a_gate_reads_every_family_and_kind_of_observation(family: str) -> None:
+    spec, rows, dist = WORLDS[family]
+    shares = Gate(spec, 3, rows)(rows, [Prediction(dist)] * 3)
+    assert shares.shape == (3, 5)
+    word = combine.mean([Prediction(dist)] * 3, weights=shares).dist
+    torch.testing.assert_close(word.mode(), dist.mode())
 
 
 # --- whom it refuses -------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from policykd.losses import bounded, combine, compose, dynamic, noise, policy, targets, value, weights
+from policykd.losses import bounded, combine, compose, dynamic, gate, noise, policy, targets, value, weights
 from policykd.losses.bounded import bounded_wasserstein2
 from policykd.losses.combine import Combine, calibrated
 from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective, on_rows, on_target, weighted
 from policykd.losses.dynamic import Advisor, DynamicAverage, Uncertainty
+from policykd.losses.gate import Gate
 from policykd.losses.noise import disagreement_weight, value_gate, with_disagreement
 from policykd.losses.policy import (
     centred_q,
@@ -42,6 +43,7 @@ __all__ = [
     "Advisor",
     "Combine",
     "DynamicAverage",
+    "Gate",
     "Objective",
     "PairLoss",
     "Term",
@@ -63,6 +65,7 @@ __all__ = [
     "from_q",
     "from_q_scaled",
     "gap_weight",
+    "gate",
     "hard_nll",
     "huber",
     "jensen_shannon",

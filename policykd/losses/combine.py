@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policykd.distributions import Deterministic, DiagGaussian, Distribution, TanhGaussian, leading
+from policykd.distributions import Deterministic, DiagGaussian, Distribution, TanhGaussian, leading, map_tensors
 from policykd.errors import DistributionError, UsageError
 from policykd.losses import choices
 from policykd.losses.defaults import TAU
@@ -33,14 +33,13 @@ from policykd.losses.targets import from_q_scaled, q_scale
 from policykd.policy import Policy
 from policykd.prediction import Obs, Prediction
 
-__all__ = ["Combine", "Weights", "best_by_value", "calibrated", "confident", "mean", "product"]
+__all__ = ["Combine", "Weights", "best_by_value", "calibrated", "confident", "each", "mean", "product"]
 
 Combine: TypeAlias = Callable[[Sequence[Prediction]], Prediction]
 Weights: TypeAlias = Sequence[float] | Tensor | None
 """One number a teacher, ``[k]``, or one a teacher and row, ``[k, *b]``; None for equal ones."""
 
 
-@torch.no_grad()
 def mean(said: Sequence[Prediction], *, weights: Weights = None) -> Prediction:
     """The weighted mean of the laws: sum_k w_k p_k, the weights divided by their sum.
 
@@ -52,6 +51,7 @@ def mean(said: Sequence[Prediction], *, weights: Weights = None) -> Prediction:
     Args:
         said: one prediction a teacher, leading dimensions ``*b``.
         weights: 0 or more, ``[k]`` or ``[k, *b]``; a weight of 0 leaves a teacher out, a row of zeros counts all alike.
+            They may carry a gradient (``Gate``); the teachers' words do not.
 
     Raises:
         DistributionError: ``combine.family``, ``combine.scale``.
@@ -61,7 +61,11 @@ def mean(said: Sequence[Prediction], *, weights: Weights = None) -> Prediction:
     w = _shares(weights, dists)
 
     def one(log_probs: Tensor, shares: Tensor) -> Tensor:
-        return torch.logsumexp(log_probs + shares.log(), 0)
+        heard = torch.where(shares > 0, torch.where(shares > 0, shares, 1.0).log(), -math.inf)
+        parts = log_probs + heard
+        # An action that nobody takes has no gradient, where logsumexp of -inf alone has NaN.
+        nobody = (parts == -math.inf).all(0)
+        return torch.where(nobody, -math.inf, torch.logsumexp(torch.where(nobody, 0.0, parts), 0))
 
     def normal(means: Tensor, log_stds: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         centre = (shares * means).sum(0)
@@ -186,6 +190,17 @@ def _calibrated(
     return how(laws, **knobs)
 
 
+def each(how: Combine, transform: Callable[[Prediction], Prediction]) -> Combine:
+    """``how`` of transformed predictions: ``each(mean, sharpen)`` is a vote, with a gate's weights or all alike."""
+    return partial(_each, how=how, transform=transform)
+
+
+def _each(
+    said: Sequence[Prediction], *, how: Combine, transform: Callable[[Prediction], Prediction], **knobs: object
+) -> Prediction:
+    return how([transform(p) for p in said], **knobs)
+
+
 def _laws(said: Sequence[Prediction]) -> list[Distribution]:
     """The distributions, if they are of one family and width and none is made of raw action values."""
     if not said:
@@ -203,14 +218,14 @@ def _laws(said: Sequence[Prediction]) -> list[Distribution]:
             "laws",
             "calibrated(how, teachers, obs) freezes a scale for them",
         )
-    return [p.dist for p in said]
+    return [map_tensors(p.dist, Tensor.detach) for p in said]
 
 
 def _weights(weights: Sequence[float] | Tensor, dists: list[Distribution]) -> Tensor:
-    w = torch.as_tensor(weights).detach()
+    w = torch.as_tensor(weights)
     w = w if w.is_floating_point() else w.float()
     if len(w) != len(dists) or (w.dim() > 1 and w.shape[1:] != leading(dists[0])) or bool((w < 0).any()):
-        found = f"weights of shape {tuple(w.shape)}, the least {float(w.min()) if w.numel() else 'missing'}"
+        found = f"weights of shape {tuple(w.shape)}, the least {float(w.detach().min()) if w.numel() else 'missing'}"
         raise UsageError("combine.weights", found, f"{len(dists)} numbers of 0 or more, or as many a row")
     return w
 
@@ -254,8 +269,8 @@ def _merged(
 
 
 def _value(said: Sequence[Prediction], w: Tensor) -> Tensor | None:
-    values = [p.value for p in said if p.value is not None]
+    values = [p.value.detach() for p in said if p.value is not None]
     if len(values) < len(said):
         return None
     stacked = torch.stack(values)
-    return (_beside(w, stacked) * stacked).sum(0)
+    return (_beside(w.detach(), stacked) * stacked).sum(0)

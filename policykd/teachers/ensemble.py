@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias, final
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from policykd.prediction import Obs, Origin, Prediction, Spec
 
 __all__ = ["Ensemble"]
 
-How: TypeAlias = Callable[[Sequence[Prediction]], Prediction]
+How: TypeAlias = Callable[..., Prediction]
 
 
 @final
@@ -33,6 +34,8 @@ class Ensemble(Policy):
     Args:
         teachers: policies with the same spaces and family of actions. They are not copied.
         how: their predictions, in their order, to one (``losses.combine``, or a function of yours).
+        gate: their shares in each row, ``[k, *b]``, of raw observations and their predictions (``losses.Gate``), which
+            ``how`` gets as ``weights``. Nothing else of an ensemble learns.
 
     Attributes:
         origin: ``env_id`` and wrappers of all, ``path`` and ``algo`` joined by `` + ``.
@@ -43,29 +46,32 @@ class Ensemble(Policy):
             ``ensemble.wrappers``: which teacher differs from the first, and how.
     """
 
-    def __init__(self, teachers: Sequence[Policy], how: How) -> None:
+    def __init__(self, teachers: Sequence[Policy], how: How, gate: nn.Module | None = None) -> None:
         if not teachers:
             raise UsageError("ensemble.empty", "an ensemble of no teachers", "at least one")
         for place, teacher in enumerate(teachers[1:], 1):
             _check(place, teacher, teachers[0])
         origin = _joined([teacher.origin for teacher in teachers])
         super().__init__(teachers[0].spec, origin)
-        self.teachers, self.how = nn.ModuleList(teachers), how
+        self.teachers, self.how, self.gate = nn.ModuleList(teachers), how, gate
 
     def ask(self, obs: Obs) -> list[Prediction]:
-        """What each says, as ``how`` gets it."""
-        said: list[Prediction] = [teacher(obs) for teacher in self.teachers]
+        """What each says, as ``how`` gets it; no gradient."""
+        with torch.no_grad():
+            said: list[Prediction] = [teacher(obs) for teacher in self.teachers]
         return said if self.origin.gamma is not None else [replace(p, value=None) for p in said]
 
     def forward(self, obs: Obs, state: Any = None, start: Tensor | None = None, *, values: bool = True) -> Prediction:
         """The combined prediction; critics are asked even with ``values=False``, because ``how`` may go by them."""
-        word = self.how(self.ask(obs))
+        said = self.ask(obs)
+        word = self.how(said) if self.gate is None else self.how(said, weights=self.gate(obs, said))
         return word if values else replace(word, value=None, q=None)
 
     @property
     def acting_parameters(self) -> int:
-        """Numbers in all networks that act."""
-        return sum(teacher.acting_parameters for teacher in self.teachers if isinstance(teacher, Policy))
+        """Numbers in all networks that act, the gate's included."""
+        gate = 0 if self.gate is None else sum(p.numel() for p in self.gate.parameters())
+        return gate + sum(teacher.acting_parameters for teacher in self.teachers if isinstance(teacher, Policy))
 
 
 def _check(place: int, teacher: Policy, first: Policy) -> None:
