@@ -95,33 +95,40 @@ class PageHinkley:
 class Watch:
     """When to learn: until the divergence is low, and again from the moment that it rises.
 
-    Learning, it waits for ``patience`` looks in a row at or below ``low``; then it watches, with a fresh detector.
-    Where ``low`` is never met it learns for ever, which costs labels but no return.
+    Learning, it waits for ``patience`` looks in a row at or below ``low``; then it watches. The detector knows from
+    those looks what is usual: with a patience of its warm-up or more it can fire from the first look on. Where ``low``
+    is never met it learns for ever, which costs labels but no return.
 
     Attributes:
         low: divergence at which a student is as good as it need be.
         patience: looks in a row, at least.
-        detector: what watches; only its knobs matter while learning.
+        detector: what watches; while learning it gets to know the looks in a row, and cannot fire.
         learning: whether updates are wanted.
         calm: looks in a row at or below ``low``.
         alarms: rises found.
     """
 
     low: float
-    patience: int = 20
+    patience: int = 40
     detector: PageHinkley = PageHinkley()
     learning: bool = True
     calm: int = 0
     alarms: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a patience that cannot be meant."""
+        if self.patience < 1:
+            raise UsageError("drift.patience", f"a patience of {self.patience} looks", "at least 1")
+
     def see(self, value: float) -> Watch:
         """The watch after one more look: compare ``alarms`` to learn that it has just fired."""
         if self.learning:
-            calm = self.calm + 1 if value <= self.low else 0
-            if calm >= self.patience:
-                return replace(self, learning=False, calm=0, detector=self.detector.anew())
-            return replace(self, calm=calm)
+            if not value <= self.low:
+                return replace(self, calm=0, detector=self.detector.anew())
+            # Looks still fall while the student learns; what they add up to is no alarm.
+            known, calm = replace(self.detector.see(value), excess=0.0), self.calm + 1
+            return replace(self, detector=known, calm=calm % self.patience, learning=calm < self.patience)
         detector = self.detector.see(value)
         if detector.fired:
-            return replace(self, detector=detector, learning=True, alarms=self.alarms + 1)
+            return replace(self, detector=detector.anew(), learning=True, alarms=self.alarms + 1)
         return replace(self, detector=detector)

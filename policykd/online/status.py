@@ -1,0 +1,60 @@
+"""What has become of everything that a loop saw, asked and was told; numbers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Status"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What has become of everything so far; counts are rows unless they say otherwise."""
+
+    observed: int
+    """Observations taken in."""
+    waiting: int
+    """Not yet asked about."""
+    overflowed: int
+    """Forgotten before they were asked about: they came faster than ``update()`` took them."""
+    asked: int
+    answered: int
+    """Labels believed and remembered."""
+    open: int
+    """Questions that wait for an answer."""
+    reordered: int
+    """Labels believed although a later question had been answered before."""
+    late: int
+    """Labels of questions that had been given up: not learnt from."""
+    duplicated: int
+    """Labels of questions that had been answered: not learnt from."""
+    unknown: int
+    """Labels of questions that were never asked: not learnt from."""
+    missing: int
+    """Questions given up."""
+    invalid: int
+    """Labels with NaN, infinities, or of another kind than the student's: not learnt from, the question stays open."""
+    stale_dropped: int
+    """Labels refused, and remembered rows left out of a step, because the teacher has changed since."""
+    stale_weighted: int
+    """Remembered rows that counted less in a step, because the teacher has changed since."""
+    failures: int
+    """Times that the teacher raised."""
+    outages: int
+    """Times that it counted as dead."""
+    silent: bool
+    """Whether it does now."""
+    teacher_version: int | None
+    """The newest that has answered."""
+    remembered: int
+    """Rows in the memory."""
+    updates: int
+    due: int
+    """Gradient steps that labelled rows call for and no call has had the time for."""
+    published: int
+    """Publications after the first."""
+    step_ms: float | None
+    """Processor time that a gradient step is expected to take."""
+    episodes: int
+    recent_return: float | None
+    """Mean of the last hundred episodes, as far as rewards were told."""
