@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "EnvWrapper",
     "Learner",
+    "OnlineDistiller",
     "Origin",
     "Policy",
     "Prediction",
@@ -24,6 +25,7 @@ __all__ = [
     "Spec",
     "Update",
     "__version__",
+    "council",
     "datasets",
     "distill",
     "distributions",
@@ -33,6 +35,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "losses",
+    "online",
     "recipe",
     "rollouts",
     "students",
@@ -40,12 +43,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from policykd import datasets, distributions, errors, losses, recipe, rollouts, students, teachers
+    from policykd import datasets, distributions, errors, losses, online, recipe, rollouts, students, teachers
+    from policykd.council import council
     from policykd.distill import distill
     from policykd.evaluation import evaluate
     from policykd.frontier import frontier
     from policykd.learner import Learner
     from policykd.load import load_student, load_teacher
+    from policykd.online import OnlineDistiller
     from policykd.policy import Policy
     from policykd.prediction import Batch, EnvWrapper, Origin, Prediction, Progress, Spec, Update
     from policykd.recipe import Recipe
@@ -55,6 +60,7 @@ _HOMES = {
     "Batch": "policykd.prediction",
     "EnvWrapper": "policykd.prediction",
     "Learner": "policykd.learner",
+    "OnlineDistiller": "policykd.online",
     "Origin": "policykd.prediction",
     "Policy": "policykd.policy",
     "Prediction": "policykd.prediction",
@@ -62,6 +68,7 @@ _HOMES = {
     "Recipe": "policykd.recipe",
     "Spec": "policykd.prediction",
     "Update": "policykd.prediction",
+    "council": "policykd.council",
     "distill": "policykd.distill",
     "evaluate": "policykd.evaluation",
     "frontier": "policykd.frontier",

@@ -10,7 +10,17 @@ from typing import Literal
 from policykd.errors import UnknownNameError, UsageError
 from policykd.sizes import parse_size
 
-__all__ = ["METHODS", "REWARDED", "DistillConfig", "FrontierConfig", "Method", "RewardConfig", "Teaching"]
+__all__ = [
+    "COMBINATIONS",
+    "METHODS",
+    "REWARDED",
+    "Combination",
+    "DistillConfig",
+    "FrontierConfig",
+    "Method",
+    "RewardConfig",
+    "Teaching",
+]
 
 Method = Literal["teacher", "student", "dagger", "dataset", "ppd", "kickstart"]
 METHODS: tuple[Method, ...] = ("teacher", "student", "dagger", "dataset")
@@ -18,6 +28,10 @@ METHODS: tuple[Method, ...] = ("teacher", "student", "dagger", "dataset")
 
 REWARDED: tuple[Method, ...] = ("ppd", "kickstart")
 """Methods that learn from reward too."""
+
+Combination = Literal["mean", "product", "confident"]
+COMBINATIONS: tuple[Combination, ...] = ("mean", "product", "confident")
+"""How several teachers become one."""
 
 _AT_LEAST_ONE = (
     "rollout",

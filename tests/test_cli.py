@@ -272,7 +272,7 @@ def test_settings_can_be_given_back(tmp_path: Path) -> None:
         ('{"stepz": 3}', r"did you mean steps.*\[name"),
         ('{"steps": "many"}', r"steps = 'many'; expected a whole number.*\[cli.config\]"),
         ('{"steps": true}', r"expected a whole number.*\[cli.config\]"),
-        ('{"method": "x"}', r"expected teacher, student, dagger or dataset.*\[cli.config\]"),
+        ('{"method": "x"}', r"expected teacher, student, dagger, dataset, ppd or kickstart.*\[cli.config\]"),
         ('{"gym_packages": "x"}', r"expected words.*\[cli.config\]"),
         ('{"explore": 1}', r"expected true or false.*\[cli.config\]"),
         ('{"steps": 0}', r"\[config.zero\]"),

@@ -19,7 +19,7 @@ STAIRS = [
     ["news", "report"],
     ["compress"],
     ["export"],
-    ["supervised", "online", "reinforced"],
+    ["supervised", "online", "reinforced", "council"],
     ["evaluation", "home"],
     ["learner", "rollouts"],
     ["shortcut"],

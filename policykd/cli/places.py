@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 
+from policykd.cli.arguments import Teaches
 from policykd.cli.names import import_packages, reach_here
+from policykd.council import council
 from policykd.distill import recipe_for
 from policykd.load import load_teacher
 from policykd.policy import Policy
 from policykd.recipe import Recipe
 
-__all__ = ["agent", "home", "prepare", "run_folder"]
+__all__ = ["agent", "home", "prepare", "run_folder", "taught_by"]
 
 
 def prepare(threads: int, packages: tuple[str, ...] = ()) -> None:
@@ -26,6 +28,16 @@ def prepare(threads: int, packages: tuple[str, ...] = ()) -> None:
 def agent(path: str, normalizer: str) -> Policy:
     """The policy at ``path``; ``normalizer`` is a path, ``auto`` or ``none``."""
     return load_teacher(path, None if normalizer == "none" else normalizer)
+
+
+def taught_by(args: Teaches) -> Policy:
+    """The teacher that a verb names, or all that it names as one."""
+    first = agent(args.teacher, args.normalizer)
+    if not args.also:
+        return first
+    if args.env is not None and ":" in args.env:
+        reach_here()
+    return council([first, *args.also], args.combine, args.env)
 
 
 def home(policy: Policy, env: str | None) -> Recipe:

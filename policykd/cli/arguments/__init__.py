@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from policykd.errors import UsageError
+from policykd.config import COMBINATIONS, Combination
+from policykd.errors import UnknownNameError, UsageError
 
 __all__ = ["Manner", "Teaches"]
 
@@ -28,6 +29,10 @@ class Teaches(Manner):
 
     teacher: str
     """A trained agent: an SB3 zip, a zoo or Hub folder, a folder of agents/, or a run folder."""
+    also: tuple[str, ...] = field(default=(), metadata={"shown": "TEACHER ..."})
+    """More teachers of the same environment, of whatever algorithms: they and the first are combined into one."""
+    combine: Combination = "mean"
+    """How: mean of their probabilities; product (only what nobody rules out); confident (the surer, the heavier)."""
     env: str | None = None
     """A Gymnasium id or a recipe (envs/lunarlander.py), where the teacher does not say or should not decide."""
     normalizer: str = "auto"
@@ -47,3 +52,5 @@ class Teaches(Manner):
         """Refuse what cannot be meant, before anything heavy is imported."""
         if self.threads < 1:
             raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")
+        if self.combine not in COMBINATIONS:
+            raise UnknownNameError.of("combine", self.combine, COMBINATIONS)

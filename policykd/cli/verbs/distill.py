@@ -10,7 +10,7 @@ from policykd import losses, students
 from policykd.cli.arguments.distill import Arguments
 from policykd.cli.flags import settings
 from policykd.cli.names import loss_of
-from policykd.cli.places import agent, home, prepare, run_folder
+from policykd.cli.places import home, prepare, run_folder, taught_by
 from policykd.cli.screen import Screen, number, span
 from policykd.cli.teaching import plan, show_plan, spent, waited, where
 from policykd.config import REWARDED
@@ -28,7 +28,7 @@ __all__ = ["run"]
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Teach, measure, write; returns the fields of report.json and the run's folder."""
     prepare(args.threads, args.gym_packages)
-    teacher = agent(args.teacher, args.normalizer)
+    teacher = taught_by(args)
     if args.how.method in REWARDED:
         check_density(teacher.spec)
     recipe = home(teacher, args.env)

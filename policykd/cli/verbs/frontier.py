@@ -11,7 +11,7 @@ from typing import Any
 
 from policykd.cli.arguments.frontier import Arguments
 from policykd.cli.flags import settings
-from policykd.cli.places import agent, home, prepare, run_folder
+from policykd.cli.places import home, prepare, run_folder, taught_by
 from policykd.cli.screen import Screen, number, span
 from policykd.cli.teaching import plan, show_plan, spent, waited, where
 from policykd.errors import MissingExtraError
@@ -43,7 +43,7 @@ _SPARE = ("each seed", "cycles", "bytes", "return")
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Teach, measure, write; returns the fields of report.json and the run's folder."""
     prepare(args.threads, args.gym_packages)
-    teacher = agent(args.teacher, args.normalizer)
+    teacher = taught_by(args)
     recipe = home(teacher, args.env)
     rungs = ladder(teacher, args.how.sizes)
     if any(rung.leaves is not None for rung in rungs) and find_spec("sklearn") is None:
