@@ -14,7 +14,7 @@ from policykd import students, teachers
 from policykd.errors import CheckpointError, UsageError
 from policykd.policy import Policy
 from policykd.prediction import EnvWrapper
-from policykd.students import Student, Tree
+from policykd.students import MultiTask, Student, Tree
 
 __all__ = ["load_student", "load_teacher"]
 
@@ -35,7 +35,22 @@ def load_teacher(path: str | Path, normalizer: str | Path | Literal["auto"] | No
     Raises:
         CheckpointError: ``path.missing``, ``path.unreadable``; ``path.nothing`` for a folder without a policy;
             ``card.sha256`` and ``card.json`` for a shelf entry that is not what its card says; or its reader's.
+        UsageError: ``path.several`` for a student of several tasks, which is no policy by itself.
     """
+    found, path = _found(path, normalizer)
+    if isinstance(found, MultiTask):
+        name = found.names[0]
+        raise UsageError(
+            "path.several",
+            f"{path} holds one student of the tasks {', '.join(found.names)}",
+            "a policy for one environment",
+            f"load_student(path, task={name!r}), or in a shell the folder of the task in its run, RUN/tasks/...",
+        )
+    return found
+
+
+def _found(path: str | Path, normalizer: str | Path | Literal["auto"] | None) -> tuple[Policy | MultiTask, Path]:
+    """What lies at ``path``, and where that is."""
     path = Path(path)
     try:
         path = _existing(path)
@@ -46,7 +61,7 @@ def load_teacher(path: str | Path, normalizer: str | Path | Literal["auto"] | No
         raise CheckpointError(
             "path.unreadable", f"{str(path)[:200]}: {why.strerror}", "a path that can be read", "check its permissions"
         ) from None
-    policy: Policy
+    policy: Policy | MultiTask
     if weights.suffix == ".safetensors":
         if normalizer not in ("auto", None):
             raise UsageError(
@@ -61,21 +76,32 @@ def load_teacher(path: str | Path, normalizer: str | Path | Literal["auto"] | No
         if card and normalizer == "auto":
             normalizer = beside if beside.is_file() else None
         policy = teachers.load(weights, normalizer=normalizer)
-    return _introduced(policy, card, path / "card.json")
+    return policy if isinstance(policy, MultiTask) else _introduced(policy, card, path / "card.json"), path
 
 
-def load_student(path: str | Path) -> Student | Tree:
+def load_student(path: str | Path, task: str | None = None) -> Student | Tree:
     """The student at ``path``: its folder or file, a run or ``agents/`` folder, or an SB3 ``.zip`` with an MLP actor.
 
     A zip (one that ``students.sb3.to_sb3`` made, say) becomes a student that acts as it does, without a value head.
+
+    Args:
+        path: what to load.
+        task: of a student of several tasks (``students.load`` returns it whole): whose view to return.
 
     Returns:
         A ``students.Student``, or a ``students.Tree`` where one lies there.
 
     Raises:
         CheckpointError: as ``load_teacher``.
-        UsageError: ``student.transfer`` for a policy that has no plain layers.
+        UsageError: ``student.transfer`` for a policy that has no plain layers; ``path.several`` for several tasks of
+            which none is named, ``path.task`` for a student that has no tasks.
+        UnknownNameError: ``name.task``.
     """
+    if task is not None:
+        found, path = _found(path, "auto")
+        if not isinstance(found, MultiTask):
+            raise UsageError("path.task", f"the task {task} of {path}", "a student of several tasks", "leave it out")
+        return found.task(task)
     policy = load_teacher(path)
     return policy if isinstance(policy, Student | Tree) else students.from_teacher(policy, "all")
 

@@ -22,6 +22,7 @@ VERBS = {
     "train": "train a teacher with Stable-Baselines3 on a recipe of envs/",
     "distill": "teach a small student what a trained agent does, and measure what it kept",
     "frontier": "find the smallest student that can be trusted, every size taught at once",
+    "multitask": "teach one student what several trained agents do, and measure every task",
     "evaluate": "play agents and students on the same episodes",
     "compare": "one table over runs and agents, from what was measured",
     "inspect": "what is in a checkpoint, and what code it carries, without running it",

@@ -16,12 +16,13 @@ from policykd.disk import write_whole
 from policykd.errors import MissingExtraError, RunError
 from policykd.learner import Learner
 from policykd.policy import Policy
-from policykd.report import FrontierReport, Report, versions
+from policykd.report import FrontierReport, MultiReport, Report, versions
 from policykd.run import picture
 from policykd.run.charts import Charts
 from policykd.run.sizes import save_cohort, save_sizes
 from policykd.run.state import pack, unpack
-from policykd.students import Cohort, Student, Tree
+from policykd.run.tasks import conclude_tasks, save_tasks
+from policykd.students import Cohort, MultiTask, Student, Tree
 
 __all__ = ["Run", "check_vacant", "file_hash"]
 
@@ -184,9 +185,11 @@ class Run:
         learner.load_state_dict(state["learner"])
         return int(state["env_steps"])
 
-    def save_student(self, student: Student | Tree) -> Path:
-        """Write the student into ``student/``; returns that folder."""
+    def save_student(self, student: Student | Tree | MultiTask) -> Path:
+        """Write the student into ``student/`` (one of several tasks into ``tasks/`` too); returns that folder."""
         self._news = True
+        if isinstance(student, MultiTask):
+            return save_tasks(student, self.folder)[0]
         students.save(student, self.folder / "student")
         return self.folder / "student"
 
@@ -197,11 +200,13 @@ class Run:
             save_cohort(policy, self.folder)
         return self.folder / "students"
 
-    def finish(self, report: Report | FrontierReport, student: Student | Tree | None = None) -> dict[str, Any]:
+    def finish(
+        self, report: Report | FrontierReport | MultiReport, student: Student | Tree | None = None
+    ) -> dict[str, Any]:
         """Save the student, draw the last points, write ``report.json``.
 
         Of a frontier every student is saved, the chosen (or best) one in ``student/`` too; ``frontier.png`` is drawn
-        where matplotlib is installed.
+        where matplotlib is installed. Of several tasks the whole student is saved, and each task's alone in ``tasks/``.
 
         Args:
             report: what was measured.
@@ -209,11 +214,14 @@ class Run:
 
         Returns:
             The fields of ``report.json``: the report's, in ``files`` the sha256 of the files that were measured, and
-            of a frontier's students the ``path`` that ``load_student`` takes, which begins with the folder as given.
+            of a frontier's students and of tasks the ``path`` that ``load_student`` takes, which begins with the folder
+            as given.
         """
         fields = report.to_dict()
         several = isinstance(report, FrontierReport)
         saved = save_sizes(report, fields, self.folder) if isinstance(report, FrontierReport) else []
+        if isinstance(report, MultiReport):
+            saved = conclude_tasks(report, fields, self.folder, self._charts)
         student = student or (report.policy if isinstance(report.policy, Student | Tree) else None)
         if student is not None:
             saved.insert(0, self.save_student(student))
@@ -222,7 +230,7 @@ class Run:
             fields["files"] = {name.as_posix(): file_hash(self.folder / name) for name in names}
         if several:
             self._charts.conclude_frontier(fields, self.config, self._picture(fields))
-        else:
+        elif isinstance(report, Report):
             self._charts.conclude(fields, self.config)
         self.write_report(fields)
         return fields

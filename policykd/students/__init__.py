@@ -10,6 +10,7 @@ from policykd.students import tree
 from policykd.students.cohort import Cohort
 from policykd.students.files import load, save
 from policykd.students.kinds import build, cnn, mlp, size_bytes, suited, widest
+from policykd.students.multitask import MultiTask
 from policykd.students.network import Student
 from policykd.students.normaliser import adopt_scales, copy_normaliser, fit_normaliser, fit_value_units
 from policykd.students.shape import ACTIVATIONS, Shape, parse_budget, parse_hidden
@@ -19,6 +20,7 @@ from policykd.students.tree import Tree
 __all__ = [
     "ACTIVATIONS",
     "Cohort",
+    "MultiTask",
     "Shape",
     "Student",
     "Tree",

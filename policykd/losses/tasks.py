@@ -1,0 +1,45 @@
+"""One objective for a student of several tasks: each batch is judged by its own task's; it mixes no rows of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from policykd.errors import UsageError
+from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective
+from policykd.prediction import Batch, Prediction, Progress
+
+__all__ = ["by_task"]
+
+
+def by_task(objectives: Mapping[str, Weighted | Objective | PairLoss]) -> Weighted:
+    """The objective of a multi-task student: ``batch.extra["task"]`` picks whose terms count, as ``task/term``.
+
+    A step on one batch a task then minimises the sum of the tasks' losses (Rusu et al. 2015, 1511.06295, section 3.3).
+
+    Args:
+        objectives: an objective or pair loss by the task's name, in the order of the student's tasks, which numbers
+            them. Weights may be schedules, losses may have parameters.
+
+    Raises:
+        UsageError: ``batch.task`` when a batch names no task, or one without an objective.
+    """
+    parts = tuple(as_objective(loss) for loss in objectives.values())
+    return as_objective(partial(_of_its_task, names=tuple(objectives), parts=parts))
+
+
+def _of_its_task(
+    student: Prediction, batch: Batch, progress: Progress, *, names: tuple[str, ...], parts: tuple[Weighted, ...]
+) -> dict[str, Term]:
+    # The largest: a row that is masked out may have been blanked, its number too.
+    number = int(batch.extra["task"].max()) if "task" in batch.extra and len(batch) else -1
+    if not 0 <= number < len(parts):
+        found = f"a batch of task {number}" if number >= 0 else 'a batch without extra["task"]'
+        raise UsageError(
+            "batch.task",
+            found,
+            f"one of the tasks {', '.join(names)} (0 to {len(names) - 1})",
+            "student.tag(name, batch)",
+        )
+    found_terms = parts[number].terms(student, batch, progress)
+    return {f"{names[number]}/{term}" if term else names[number]: rows for term, rows in found_terms.items()}
