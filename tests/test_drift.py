@@ -111,8 +111,8 @@ def test_defaults_on_a_stream_of_divergences() -> None:
             continue
         delays.append(first_alarm(test, 0.06 * rng.gamma(25, 1 / 25, 50)))
     assert false <= 20  # 2 % of streams of 400 looks
-    assert max(delays) <= 6  # at 4 deviations a look, less the tolerance: 12 / 3.5, rounded up
-    assert np.mean(delays) == pytest.approx(4.0, abs=0.3)
+    assert max(delays) <= 6  # 12 / 3.5 at best: 4 deviations a look, less the tolerance
+    assert np.mean(delays) == pytest.approx(4.5, abs=0.3)
 
 
 def test_a_slow_rise_is_found_too() -> None:
@@ -196,17 +196,55 @@ def test_the_watch_closes_and_opens_again() -> None:
     seen = list(accumulate(looks, Watch.see, initial=watch))
     assert [w.learning for w in seen] == [True] * 7 + [False]
     watch = seen[-1]
-    assert watch.detector == PageHinkley(threshold=3.0, warm_up=5)
+    # The detector knows as many looks as the row had, and nothing that came before.
+    assert watch.detector == PageHinkley(threshold=3.0, warm_up=5, count=3, mean=0.1)
     rng = np.random.default_rng(5)
     quiet = list(accumulate((0.05 + 0.005 * rng.standard_normal(200)).clip(0, None).tolist(), Watch.see, initial=watch))
     assert not quiet[50].learning
-    assert quiet[50].detector.count == 50
+    assert quiet[50].detector.count == 53
     risen = list(accumulate([1.0] * 5, Watch.see, initial=quiet[50]))
     opened = [b.alarms > a.alarms for a, b in pairwise(risen)]
     assert sum(opened) == 1
     assert risen[-1].learning
     closed = list(accumulate([0.05] * 3, Watch.see, initial=risen[-1]))[-1]
-    assert (closed.learning, closed.alarms, closed.detector.count) == (False, 1, 0)
+    assert (closed.learning, closed.alarms, closed.detector.count) == (False, 1, 3)
+
+
+def test_a_rise_right_after_the_watch_closed_is_found() -> None:
+    quiet = (0.01 * (1 + 0.1 * np.random.default_rng(6).standard_normal(40))).tolist()
+    watch = list(accumulate(quiet, Watch.see, initial=Watch(low=0.1)))[-1]
+    assert not watch.learning
+    risen = list(accumulate([2.0] * 4, Watch.see, initial=watch))
+    assert [w.alarms for w in risen] == [0, 0, 0, 0, 1]
+    assert risen[-1].detector == PageHinkley()
+
+
+def test_what_is_low_may_rise_and_what_is_above_may_not() -> None:
+    quiet = Watch(low=0.1, learning=False, detector=PageHinkley(count=40, mean=0.1))
+    tiny = [1e-9] * 50 + [0.1] * 50  # a rise by eight orders of magnitude, within what is good enough
+    assert not list(accumulate(tiny, Watch.see, initial=quiet))[-1].alarms
+    above = list(accumulate([0.2] * 11, Watch.see, initial=quiet))  # 2 deviations of half the mean, at first
+    assert above[-1].alarms == 1
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_look_that_is_no_number_is_refused(learning: bool) -> None:
+    with pytest.raises(UsageError, match=r"drift\.nan"):
+        Watch(low=0.1, learning=learning).see(math.nan)
+
+
+def test_a_rise_while_learning_is_an_alarm_and_a_fall_is_none() -> None:
+    rng = np.random.default_rng(7)
+    falling = (np.linspace(1.0, 0.2, 60) * rng.gamma(25, 1 / 25, 60)).tolist()
+    watch = list(accumulate(falling, Watch.see, initial=Watch(low=0.1)))[-1]
+    assert (watch.learning, watch.alarms) == (True, 0)
+    risen = list(accumulate([3.0] * 6, Watch.see, initial=watch))
+    assert (risen[-1].learning, risen[-1].alarms) == (True, 1)
+
+
+def test_a_patience_that_cannot_be_meant() -> None:
+    with pytest.raises(UsageError, match=r"drift\.patience"):
+        Watch(low=0.1, patience=0)
 
 
 def test_a_divergence_that_stays_high_is_learnt_from_for_ever() -> None:

@@ -38,7 +38,7 @@ class PageHinkley:
     tolerance: float = 0.5
     most: float = 4.0
     warm_up: int = 30
-    floor: float = 0.05
+    floor: float = 0.5
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
@@ -95,14 +95,14 @@ class PageHinkley:
 class Watch:
     """When to learn: until the divergence is low, and again from the moment that it rises.
 
-    Learning, it waits for ``patience`` looks in a row at or below ``low``; then it watches. The detector knows from
-    those looks what is usual: with a patience of its warm-up or more it can fire from the first look on. Where ``low``
-    is never met it learns for ever, which costs labels but no return.
+    Learning ends after ``patience`` looks in a row at or below ``low``. Whether learning or not, a rise is an alarm:
+    what was learnt from is of another world, and should be forgotten. A look below ``low`` counts as ``low``: what is
+    good enough may rise and fall. Where ``low`` is never met the student learns for ever: that costs labels, no return.
 
     Attributes:
         low: divergence at which a student is as good as it need be.
-        patience: looks in a row, at least.
-        detector: what watches; while learning it gets to know the looks in a row, and cannot fire.
+        patience: looks in a row; as many as the detector's warm-up let it fire from the first look after them.
+        detector: what finds a rise; it starts afresh after an alarm, and knows only ``low`` when learning ends.
         learning: whether updates are wanted.
         calm: looks in a row at or below ``low``.
         alarms: rises found.
@@ -121,14 +121,18 @@ class Watch:
             raise UsageError("drift.patience", f"a patience of {self.patience} looks", "at least 1")
 
     def see(self, value: float) -> Watch:
-        """The watch after one more look: compare ``alarms`` to learn that it has just fired."""
-        if self.learning:
-            if not value <= self.low:
-                return replace(self, calm=0, detector=self.detector.anew())
-            # Looks still fall while the student learns; what they add up to is no alarm.
-            known, calm = replace(self.detector.see(value), excess=0.0), self.calm + 1
-            return replace(self, detector=known, calm=calm % self.patience, learning=calm < self.patience)
-        detector = self.detector.see(value)
+        """The watch after one more look: compare ``alarms`` to learn that it has just fired.
+
+        Raises:
+            UsageError: ``drift.nan``.
+        """
+        detector = self.detector.see(max(value, self.low))
         if detector.fired:
-            return replace(self, detector=detector.anew(), learning=True, alarms=self.alarms + 1)
-        return replace(self, detector=detector)
+            return replace(self, detector=detector.anew(), learning=True, calm=0, alarms=self.alarms + 1)
+        if not self.learning:
+            return replace(self, detector=detector)
+        calm = self.calm + 1 if value <= self.low else 0
+        if calm < self.patience:
+            return replace(self, detector=detector, calm=calm)
+        # A mean over the whole of learning would hide a rise for long.
+        return replace(self, detector=replace(detector.anew(), count=calm, mean=self.low), learning=False, calm=0)
