@@ -6,7 +6,7 @@ becomes of each row of it is counted, and none is believed twice.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -68,12 +68,14 @@ class Desk:
     """What the teacher raised last, until it answers again."""
     open: int = 0
     """Rows that wait for an answer."""
+    post: deque[Answer] = field(default_factory=deque)
+    """Answers that have come and are not read."""
 
     def __post_init__(self) -> None:
         """Begin with empty books."""
         self._questions: OrderedDict[int, Question] = OrderedDict()
         self._firsts = np.empty(0, np.int64)
-        self._given_up: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._given_up: OrderedDict[int, None] = OrderedDict()
         self._next, self._highest = 0, -1
         self._shapes: list[torch.Size] | None = None
 
@@ -102,17 +104,20 @@ class Desk:
         self._close()
         return True
 
-    def poll(self) -> list[Batch]:
-        """Rows whose label has come since the last call; ``extra["version"]`` says of which teacher."""
-        found: list[Batch] = []
+    def fetch(self) -> None:
+        """Take in the teacher's answers, once all that it gave before have been read."""
+        if self.post:
+            return
         try:
-            for answer in self.teacher.poll():
-                found += self._read(Answer(*answer))
+            self.post.extend(Answer(*answer) for answer in self.teacher.poll())
         except PolicykdError:
             raise
         except Exception as error:
             self._fail(error)
-        return found
+
+    def read(self) -> list[Batch]:
+        """Rows whose label is in the next answer; ``extra["version"]`` says of which teacher."""
+        return self._read(self.post.popleft())
 
     def _fail(self, error: Exception) -> None:
         self.error = error
@@ -148,13 +153,13 @@ class Desk:
                 continue
             question.open[ids[mine] - question.first] = False
             self.open -= len(mine)
+            self.error = None
             if dropped:
                 self.counts.stale_dropped += len(mine)
                 continue
             self.counts.answered += len(mine)
             self.counts.reordered += int((ids[mine] < self._highest).sum())
             self._highest = max(self._highest, int(ids[mine].max()))
-            self.error = None
             found.append(self._batch(question, ids[mine] - question.first, answer.said, mine, version))
         self._forget([q.first for q in self._questions.values() if not q.open.any()])
         return found
@@ -167,21 +172,16 @@ class Desk:
             open_[inside] = question.open[ids[inside] - question.first]
         else:
             open_ = np.zeros(len(ids), bool)
-        late = 0
-        for i in ids[~open_]:
-            late += self._was_given_up(int(i))
+        late = sum(self._was_given_up(i) for i in ids[~open_].tolist())
         self.counts.late += late
         self.counts.duplicated += int((~open_).sum()) - late
         return open_
 
     def _was_given_up(self, number: int) -> bool:
-        """Whether this question was given up, once for each."""
-        for first, open_ in self._given_up.items():
-            if first <= number < first + len(open_):
-                was = bool(open_[number - first])
-                open_[number - first] = False
-                return was
-        return False
+        """Whether this question was given up, once for each; of very old ones it is forgotten."""
+        there = number in self._given_up
+        self._given_up.pop(number, None)
+        return there
 
     def _batch(self, question: Question, at: np.ndarray, said: Prediction, rows: np.ndarray, version: int) -> Batch:
         where, which = torch.from_numpy(at), torch.from_numpy(rows)
@@ -197,13 +197,13 @@ class Desk:
         for question in self._questions.values():
             if self.open <= self.room:
                 break
-            waiting = int(question.open.sum())
-            self.open -= waiting
-            self.counts.missing += waiting
-            self._given_up[question.first] = question.open
+            waiting = np.flatnonzero(question.open)
+            self.open -= len(waiting)
+            self.counts.missing += len(waiting)
+            self._given_up.update(dict.fromkeys((question.first + waiting).tolist()))
             old.append(question.first)
         self._forget(old)
-        while sum(map(len, self._given_up.values())) > self.room:
+        while len(self._given_up) > self.room:
             self._given_up.popitem(last=False)
 
     def _forget(self, firsts: list[int]) -> None:

@@ -198,13 +198,15 @@ class OnlineDistiller:
 
     def _correspond(self) -> None:
         """Ask about what has been seen, in blocks, and remember what has been answered."""
-        while self._meter.fits("label"):
-            with self._meter.unit("label"):
+        asked = True
+        while asked and self._meter.fits("ask"):
+            with self._meter.unit("ask"):
                 asked = self._ask()
-                for batch in self._desk.poll():
+        self._desk.fetch()
+        while self._desk.post and self._meter.fits("read"):
+            with self._meter.unit("read"):
+                for batch in self._desk.read():
                     self._remember(batch)
-            if not asked:
-                return
 
     def _ask(self) -> bool:
         if self._unasked is None:
