@@ -1,39 +1,33 @@
-"""One call from several teachers to one student that does what each of them does; written only with rooms below it."""
+"""Rounds of collecting and updates over several tasks, looks at all of them, and the report; it chooses no teacher."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, cast, final
-
-import gymnasium as gym
-from torch import Tensor
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 from policykd.clock import Clock
 from policykd.config import DistillConfig
 from policykd.datasets import Ring
-from policykd.errors import EnvError, SpaceError, UsageError
-from policykd.home import WARM_UP, first_steps, recipe_for, width
+from policykd.home import WARM_UP, first_steps, width
 from policykd.learner import Learner
-from policykd.load import load_teacher
 from policykd.losses import Weighted
 from policykd.losses.defaults import default_objective
 from policykd.losses.tasks import by_task
+from policykd.multitask.lesson import Exam, Lesson
 from policykd.news import Look, Tick
 from policykd.policy import Policy
-from policykd.prediction import Batch, Progress, Update, map_obs
+from policykd.prediction import Progress, Update
 from policykd.recipe import Recipe
 from policykd.report import Measured, MultiReport, Report
 from policykd.rollouts import Collector, make
-from policykd.selection import AS_GOOD, SEEDS, Reported, Selection
+from policykd.selection import AS_GOOD, SEEDS, Reported
 from policykd.students import MultiTask, Student, adopt_scales, size_bytes
-from policykd.students.multitask import Heads, Inputs
 from policykd.supervised import ROUND, cosine, mixture
 
-__all__ = ["by_environment", "multitask"]
+__all__ = ["Training"]
 
 _FIRST_LOOK = 256
 """Rows of each task learnt from before the student is first measured against ``until_retention``."""
@@ -41,192 +35,8 @@ _FIRST_LOOK = 256
 _LEAST = 1e-3
 """A task of which less is kept counts as this much in the mean that selects, so that it still tells others apart."""
 
-Teacher = Policy | str | Path
-Home = str | Path | Recipe | Callable[..., gym.Env]
 
-
-def multitask(
-    teachers: Mapping[str, Teacher] | Sequence[Teacher],
-    student: MultiTask | None = None,
-    envs: Mapping[str, Home] | None = None,
-    *,
-    config: DistillConfig | None = None,
-    hidden: str | tuple[int, ...] = (16, 16),
-    heads: Heads = "own",
-    inputs: Inputs = "own",
-    on_tick: Callable[[str, Tick], None] | None = None,
-    on_look: Callable[[str, Look], None] | None = None,
-    **changes: Any,
-) -> MultiReport:
-    """Teach one student what each of several teachers does in its own environment, and measure what it kept of each.
-
-    Every task has its own environments, labels and memory; a step minimises the sum of the tasks' losses on a batch of
-    each (Rusu et al. 2015, 1511.06295, section 3.3), and the student itself acts, as in ``distill``. A cycle is as long
-    as the longest of its tasks' would be alone, and every task takes its own number of steps in it. A further cycle
-    takes steps only in tasks in which the student is short of its teacher; the others are learnt from what is known.
-
-    Args:
-        teachers: a policy, or the path of one, by the task's name; without names the tasks are called after their
-            environments.
-        student: the student to teach, in place, whose tasks have these names; None builds ``MultiTask.suited``.
-        envs: where a task's teacher does not live in its own environment, by the task's name.
-        config: how; ``changes`` are fields of it, ``multitask(..., steps=20_000, seed=1)``. Steps are each task's.
-        hidden, heads, inputs: of the student that is built.
-        on_tick, on_look: called with the task's name after each round, and after each selection. The learner that they
-            are shown is the whole student's: ``learner.averaged.task(name)`` acts.
-
-    Returns:
-        The MultiReport; its ``policy`` is the student with the best weights by the geometric mean of the selecting
-        retentions.
-
-    Raises:
-        UsageError: ``multitask.teachers`` for less than two; ``multitask.tasks`` for a student of other tasks;
-            ``multitask.method`` for methods that do not teach by imitation; ``config.*``.
-        SpaceError: ``space.*`` when teacher, student and environment of a task do not fit together.
-        EnvError: ``multitask.nan`` for observations or labels that are NaN.
-    """
-    clock = Clock()
-    with clock.phase("load"):
-        config = replace(config or DistillConfig(), **changes)
-        _check_config(config)
-        found = by_environment(teachers)
-        recipes = {name: recipe_for(teacher, (envs or {}).get(name)) for name, teacher in found.items()}
-        if student is None:
-            student = MultiTask.suited(found, hidden, heads=heads, inputs=inputs, seed=config.seed)
-        _check_student(student, found)
-        for name, view in student.tasks().items():
-            recipe = recipes[name]
-            view.origin = replace(
-                view.origin,
-                env_id=recipe.env_id,
-                env_kwargs=recipe.env_kwargs,
-                wrappers=recipe.wrappers,
-                gamma=found[name].origin.gamma,
-            )
-    training = _Training(found, student, recipes, config, clock, on_tick, on_look)
-    return training.report(training.run())
-
-
-def by_environment(teachers: Mapping[str, Teacher] | Sequence[Teacher]) -> dict[str, Policy]:
-    """The teachers by name, loaded where they are paths; those without a name are called after their environment.
-
-    Raises:
-        UsageError: ``multitask.teachers`` for less than two.
-    """
-    names = list(teachers) if isinstance(teachers, Mapping) else None
-    given = list(teachers.values()) if isinstance(teachers, Mapping) else list(teachers)
-    if len(given) < 2:
-        raise UsageError(
-            "multitask.teachers", f"{len(given)} teacher", "two or more, one a task", "for one: distill(teacher)"
-        )
-    loaded = [t if isinstance(t, Policy) else load_teacher(t) for t in given]
-    found: dict[str, Policy] = {}
-    for i, teacher in enumerate(loaded):
-        plain = names[i] if names is not None else teacher.origin.env_id or "task"
-        free = (f"{plain}-{n}" if n > 1 else plain for n in range(1, len(loaded) + 1))
-        found[next(name for name in free if name not in found)] = teacher
-    return found
-
-
-def _check_config(config: DistillConfig) -> None:
-    if config.method not in ("teacher", "student", "dagger"):
-        raise UsageError(
-            "multitask.method", f"several tasks with the method {config.method}", "teacher, student or dagger"
-        )
-
-
-def _check_student(student: MultiTask, teachers: Mapping[str, Policy]) -> None:
-    if set(student.names) != set(teachers):
-        raise UsageError(
-            "multitask.tasks",
-            f"a student of the tasks {', '.join(student.names)}",
-            f"the teachers', {', '.join(teachers)}",
-            "give teachers and specs the same names",
-        )
-    for task, view in student.tasks().items():
-        for name, (found, wanted) in view.spec.differences(teachers[task].spec).items():
-            raise SpaceError(
-                f"space.{name}",
-                f"in {task} a student for the {name} {found}",
-                f"the teacher's, {wanted}",
-                "take its spec",
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What a Selection reads of a Learner, for one task of it."""
-
-    averaged: Policy
-    updates: int
-
-
-@final
-class _Exam(Selection):
-    """A Selection that leaves it to others which weights are best: that is decided over all tasks."""
-
-    def look_at(self, view: Policy, updates: int, env_steps: int, target: float | None = None) -> bool:
-        """Measure the student; with a ``target``, whether it has that retention on fresh episodes too."""
-        seen = cast(Learner, _Seen(view, updates))
-        if target is not None:
-            return self.reached(seen, env_steps, target)
-        self.look(seen, env_steps)
-        return False
-
-    def as_it_is(self, view: Policy) -> Reported:
-        """The reported episodes of the student with the weights it has."""
-        self._best = None
-        return self.finish(view)
-
-
-@dataclass(eq=False)
-class _Lesson:
-    """One task: who teaches it where, what is known, and how far the student is."""
-
-    name: str
-    teacher: Policy
-    recipe: Recipe
-    collector: Collector
-    memory: Ring
-    exam: _Exam
-    steps: int
-    """Of the first cycle."""
-    taken: int = 0
-    short: bool = True
-    kept: float | None = None
-    """Retention at the last look."""
-
-    def collect(self, until: int, student: Policy | None, beta: float) -> None:
-        """Take environment steps until there are ``until`` in all, and remember what was seen."""
-        while self.taken < until:
-            missing = -(-(until - self.taken) // self.collector.envs.num_envs)
-            rollout = self.collector.collect(missing, student, beta)
-            self._refuse_nan(rollout.batch)
-            self.memory.add(rollout.batch)
-            self.taken += rollout.steps
-
-    def _refuse_nan(self, batch: Batch) -> None:
-        """One task's NaN would be in the layers of all."""
-        found = []
-
-        def see(t: Tensor) -> Tensor:
-            found.append(bool(t.isnan().any()))
-            return t
-
-        map_obs(batch.obs, see)
-        where = len(found)
-        batch.target.map(see)
-        if any(found):
-            what = "observations" if any(found[:where]) else "labels"
-            raise EnvError(
-                "multitask.nan",
-                f"{what} of {self.name} that are NaN",
-                "numbers",
-                "look at its environment and teacher",
-            )
-
-
-class _Training:
+class Training:
     """The way of one student from the first observations to the report."""
 
     def __init__(
@@ -243,7 +53,7 @@ class _Training:
         self.next_look: float = _FIRST_LOOK
         self.history: list[dict[str, Any]] = []
         self.best: tuple[float, dict[str, Any]] | None = None
-        self.lessons: list[_Lesson] = []
+        self.lessons: list[Lesson] = []
         objectives: dict[str, Weighted] = {}
         for name in student.names:
             lesson, objectives[name] = self._begin(name, teachers[name], student.task(name), recipes[name])
@@ -252,15 +62,15 @@ class _Training:
             student, by_task(objectives), lr=cosine(config.learning_rate), average=config.average or None
         )
 
-    def _begin(self, name: str, teacher: Policy, view: Student, recipe: Recipe) -> tuple[_Lesson, Weighted]:
+    def _begin(self, name: str, teacher: Policy, view: Student, recipe: Recipe) -> tuple[Lesson, Weighted]:
         config, clock = self.config, self.clock
         with_value = config.value_weight > 0 and view.value_head is not None
-        exam = _Exam(teacher, recipe, config, clock, lambda look: self._looked(lesson, look))
+        exam = Exam(teacher, recipe, config, clock, lambda look: self._looked(lesson, look))
         with clock.phase("collect"):
             envs = make(recipe, width(config, recipe), config.vector)
             collector = Collector(envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=with_value)
             memory = Ring(config.memory, seed=config.seed, extra=False)
-            lesson = _Lesson(name, teacher, recipe, collector, memory, exam, first_steps(config, teacher.spec))
+            lesson = Lesson(name, teacher, recipe, collector, memory, exam, first_steps(config, teacher.spec))
             acting = (view, 0.0) if config.method == "student" else (None, 1.0)
             lesson.collect(min(WARM_UP, lesson.steps), *acting)
             first = memory.newest(len(memory))
@@ -334,11 +144,11 @@ class _Training:
         self.next_look *= 2**0.5
         return True
 
-    def _examine(self, lesson: _Lesson, target: float | None = None) -> bool:
+    def _examine(self, lesson: Lesson, target: float | None = None) -> bool:
         view = self.learner.averaged.task(lesson.name)
         return lesson.exam.look_at(view, self.learner.updates, self.env_steps, target)
 
-    def _looked(self, lesson: _Lesson, look: Look) -> None:
+    def _looked(self, lesson: Lesson, look: Look) -> None:
         lesson.kept = look.retention.value
         # Without a gap between teacher and random policy there is no retention, and nothing to be reached.
         lesson.short = lesson.kept is None or lesson.kept < (self.config.until_retention or AS_GOOD)
@@ -400,7 +210,7 @@ class _Training:
 
     def _task(
         self,
-        lesson: _Lesson,
+        lesson: Lesson,
         found: Reported,
         played: int,
         stopped_by: str,
