@@ -165,3 +165,26 @@ def test_typed_wrongly(argv: list[str], parts: list[str], capsys: pytest.Capture
     assert main(["multitask", *argv]) == 2
     err = capsys.readouterr().err
     assert all(part in err for part in parts), err
+
+
+def test_ctrl_c_keeps_what_was_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from policykd.run.lessons import record_tasks
+
+    def impatient(run: Any, names: Any) -> Any:
+        on_tick, on_look = record_tasks(run, names)
+
+        def then_stop(name: str, tick: Any) -> None:
+            on_tick(name, tick)
+            if name == NAMES[-1]:
+                raise KeyboardInterrupt
+
+        return then_stop, on_look
+
+    monkeypatch.setattr("policykd.cli.verbs.multitask.record_tasks", impatient)
+    assert main(["multitask", *TYPED, "--out", str(tmp_path / "r")]) == 130
+    assert "the student so far, unmeasured" in capsys.readouterr().err
+    whole = students.load(tmp_path / "r/student")
+    assert isinstance(whole, MultiTask) and list(whole.names) == NAMES
+    assert not (tmp_path / "r/report.json").exists()
