@@ -18,6 +18,8 @@ EXAMPLES = {
     "custom_loss": r"return (4\d\d|500)\.\d .*retention (0\.9|1\.)",
     "custom_env": r"\d+ of [\d,]+ parameters: return -\d\.\d .*retention (0\.9|1\.)",
     "deploy_sb3": r"the same action in 100\.0% of 1000 states",
+    "online_loop": r"595 updates from 5952 labels in \d+ episodes\nreturn (4\d\d|500)\.\d",
+    "remote_teacher": r"asked \d{4}, answered \d{4}, outages [1-9]\d*, updates \d{3}\nreturn ([1-4]\d\d|500)\.\d",
     "from_live_sb3": r"58 of [\d,]+ parameters: return \d+\.\d .*retention (0\.[89]|1\.)",
 }
 """A line that each prints."""

@@ -286,7 +286,7 @@ class OnlineDistiller:
         if self._unasked is not None:
             first = self._unasked[1]
             waiting += len(next(iter(first.values())) if isinstance(first, dict) else first)
-        returns = list(inbox.returns)
+        step, returns = self._meter.cost("step"), inbox.recent()
         return Status(
             observed=inbox.observed,
             waiting=waiting,
@@ -310,7 +310,7 @@ class OnlineDistiller:
             updates=0 if learner is None else learner.updates,
             due=self._due(),
             published=self._published.number,
-            step_ms=1e3 * self._meter.cost["step"] if "step" in self._meter.cost else None,
+            step_ms=None if step is None else 1e3 * step,
             episodes=inbox.episodes,
             recent_return=sum(returns) / len(returns) if returns else None,
         )

@@ -37,13 +37,12 @@ class Inbox:
         observed: rows that ever came in.
         overflowed: rows that fell out.
         episodes: that ended.
-        returns: of the last hundred.
     """
 
     def __init__(self, spec: Spec, room: int) -> None:
         self.spec, self.room = spec, room
         self.observed = self.overflowed = self.episodes = 0
-        self.returns: deque[float] = deque(maxlen=100)
+        self._returns: deque[float] = deque(maxlen=100)
         self._rows: deque[Seen] = deque()
         self._waiting = 0
         self._running = np.zeros(0)
@@ -75,6 +74,11 @@ class Inbox:
             if done is not None:
                 self._end(np.atleast_1d(np.asarray(done, bool)), n)
 
+    def recent(self) -> list[float]:
+        """Returns of the last hundred episodes."""
+        with self._lock:
+            return list(self._returns)
+
     def _count(self, reward: np.ndarray, n: int) -> None:
         if len(self._running) != n:
             self._running = np.zeros(n)
@@ -85,7 +89,7 @@ class Inbox:
             return
         self.episodes += int(done.sum())
         if len(self._running) == n:
-            self.returns.extend(self._running[done].tolist())
+            self._returns.extend(self._running[done].tolist())
             self._running[done] = 0.0
 
     def take(self, rows: int) -> tuple[Obs, Obs, dict[str, Tensor]] | None:

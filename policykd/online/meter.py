@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["Meter"]
 
-_NEW = 0.1  # share of the newest cost in an estimate
-_DOUBT = 0.98  # of an estimate is left each time it kept work from being done: it may be too high, and is then the last
+_KEPT = 15  # newest costs whose median is the estimate: one call that met a cold cache must not stop work for long
+_TRUST = 0.95  # of an estimate is believed after each time that it kept work from being done: it may be too high
 
 
 class Meter:
@@ -19,28 +21,30 @@ class Meter:
 
     Args:
         budget: seconds that one round may take; None for any time.
-
-    Attributes:
-        cost: estimated seconds of a unit by kind.
     """
 
     def __init__(self, budget: float | None) -> None:
         self.budget = budget
-        self.cost: dict[str, float] = {}
+        self._costs: dict[str, deque[float]] = {}
+        self._trust: dict[str, float] = {}
         self._begun = 0.0
 
     def begin(self) -> None:
         """Begin a round."""
         self._begun = time.thread_time()
 
+    def cost(self, kind: str) -> float | None:
+        """Seconds that a unit is expected to take, None before the first."""
+        return statistics.median(self._costs[kind]) if kind in self._costs else None
+
     def fits(self, kind: str) -> bool:
         """Whether a unit would end within the budget, if it costs what it usually does."""
         if self.budget is None:
             return True
-        if time.thread_time() - self._begun + self.cost.get(kind, 0.0) <= self.budget:
+        trust = self._trust.get(kind, 1.0)
+        if time.thread_time() - self._begun + trust * (self.cost(kind) or 0.0) <= self.budget:
             return True
-        if kind in self.cost:
-            self.cost[kind] *= _DOUBT
+        self._trust[kind] = _TRUST * trust
         return False
 
     @contextmanager
@@ -49,4 +53,10 @@ class Meter:
         begun = time.thread_time()
         yield
         spent = time.thread_time() - begun
-        self.cost[kind] = (1.0 - _NEW) * self.cost.get(kind, spent) + _NEW * spent
+        self._trust[kind] = 1.0
+        if kind not in self._costs:
+            self._costs[kind] = deque([spent], maxlen=_KEPT)
+        elif len(self._costs[kind]) == 1 and spent < self._costs[kind][0]:
+            self._costs[kind] = deque([spent], maxlen=_KEPT)  # the first pays for what is made once
+        else:
+            self._costs[kind].append(spent)
