@@ -26,7 +26,7 @@ from policykd.online import OnlineConfig, OnlineDistiller, Published, Reservoir
 from policykd.online import meter as meters
 from policykd.online.publish import checksum, publish
 from policykd.policy import Policy
-from policykd.prediction import Batch, Obs, Prediction, Progress, Spec
+from policykd.prediction import Batch, Obs, Prediction, Progress, Spec, obs_tensor
 
 
 def seen(number: int) -> np.ndarray:
@@ -221,6 +221,46 @@ def test_draws_do_not_begin_anew_with_each_publication() -> None:
         drawn.append(int(online.act(seen(0), deterministic=False)))
         online.publish()
     assert len(set(drawn)) == 2
+
+
+BOX = spaces.Box(-2, 2, (3,), np.float32)
+FAMILIES = [
+    (spaces.Discrete(4, start=-1), "categorical"),
+    (spaces.MultiDiscrete([2, 3]), "multi_categorical"),
+    (spaces.MultiBinary(3), "bernoulli"),
+    (BOX, "diag_gaussian"),
+    (BOX, "tanh_gaussian"),
+    (BOX, "deterministic"),
+    (BOX, "tanh_deterministic"),
+]
+VIEWS = {
+    "flat": spaces.Box(-1, 1, (5,), np.float32),
+    "doubles": spaces.Box(-1, 1, (5,), np.float64),
+    "square": spaces.Box(-1, 1, (2, 3), np.float32),
+    "choice": spaces.Discrete(6),
+    "dict": spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.MultiBinary(2)}),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(("action", "family"), FAMILIES, ids=[f for _, f in FAMILIES])
+def test_what_acts_says_what_the_policy_says_bit_for_bit(view: str, action: spaces.Space, family: Any) -> None:
+    spec = Spec(VIEWS[view], action, family)
+    obs = gym.vector.utils.batch_space(spec.observation_space, 40)
+    obs.seed(0)
+    sample = obs.sample()
+    for activation in ("silu", "tanh", "relu"):
+        student = students.mlp(spec, (6, 5), activation=activation, value=True)
+        tensors = obs_tensor(sample) if view != "choice" else torch.from_numpy(sample)
+        students.fit_normaliser(student, tensors)
+        online = OnlineDistiller(student, students.mlp(spec, (4,)))
+        online.publish()
+        policy = online.published.policy
+        with torch.no_grad():
+            a, b = online.published.says(tensors), policy(tensors).dist
+        for mine, theirs in zip(vars(a).values(), vars(b).values(), strict=True):
+            assert type(a) is type(b) and (not isinstance(mine, torch.Tensor) or torch.equal(mine, theirs))
+        assert np.array_equal(online.act(sample, deterministic=True), policy.predict(sample, deterministic=True)[0])
 
 
 # Publishing

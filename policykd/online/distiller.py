@@ -116,17 +116,17 @@ class OnlineDistiller:
             deterministic: the distribution's mode, or a draw; None draws until the student has learnt anything.
         """
         published = self._published  # read once: the next one may come at any time
-        policy = published.policy
-        batched = policy.spec.is_batched(obs)
+        spec = published.policy.spec
+        batched = spec.is_batched(obs)
         x = _tensors(obs)
         if not batched:
             x = map_obs(x, _one)
         if deterministic is None:
             deterministic = published.updates > 0
-        with torch.no_grad():
-            dist = policy(x, values=False).dist
+        with torch.inference_mode():
+            dist = published.says(x)
             action = dist.mode() if deterministic else dist.sample(self._generator)
-        actions = policy.spec.to_env(action)
+        actions = spec.to_env(action)
         return actions if batched else actions[0]
 
     def observe(
