@@ -143,7 +143,7 @@ class RewardConfig:
     """On reward: rollouts in which only the critic learns, before the student does."""
     teacher_weight: float = 1.0
     """On reward: weight of the teacher's term when reward begins; 0 is PPO."""
-    teacher_until: float = 0.5
+    teacher_until: float = 0.3
     """On reward: share of the steps with reward at which that weight has fallen to 0 along a line; 0: never."""
     value_gate: bool = False
     """On reward: learn from the teacher only where it values a state more than the student does."""
@@ -153,9 +153,9 @@ class RewardConfig:
     """On reward: how far advantages look ahead, from 0 (one step) to 1 (to the end)."""
     rollout: int = 2_048
     """On reward: environment steps between two rounds of learning, over all environments."""
-    epochs: int = 10
+    epochs: int = 8
     """On reward: times that each rollout is learnt from."""
-    minibatch: int = 512
+    minibatch: int = 1_024
     """On reward: rows in one gradient step on reward."""
     reward_rate: float = 1e-3
     """On reward: Adam's learning rate when reward begins; it falls along a cosine to a fiftieth of that."""
@@ -167,7 +167,7 @@ class RewardConfig:
     """On reward: let the critic's unit follow the spread of the returns, as VecNormalize does."""
     reward_average: float = 0.0
     """On reward: decay of the moving average of the weights that is measured; it never acts while learning."""
-    looks: int = 12
+    looks: int = 6
     """On reward: selections of the student, evenly spaced; the best one is reported."""
 
     def __post_init__(self) -> None:

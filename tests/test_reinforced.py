@@ -28,7 +28,7 @@ from policykd.reinforced.experience import log_prob
 from policykd.rollouts import make
 from policykd.students import Student
 
-CONFIG = RewardConfig(rollout=64, epochs=2, minibatch=32, critic_first=1)
+CONFIG = RewardConfig(rollout=64, epochs=2, minibatch=32, critic_first=1, teacher_until=0.0)
 
 
 def setting(
@@ -287,6 +287,7 @@ FAST: dict[str, Any] = {
     "epochs": 5,
     "reward_rate": 0.01,
     "critic_first": 1,
+    "teacher_until": 0.5,
     "looks": 3,
     "select_episodes": 20,
     "max_episodes": 100,

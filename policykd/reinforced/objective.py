@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from policykd.errors import UsageError
+from policykd.errors import DistributionError, UsageError
 from policykd.losses import Objective, PairLoss, Term, Weight, Weighted, as_objective, value_mse, weighted
 from policykd.prediction import Batch, Prediction, Progress
 from policykd.reinforced.experience import allowed, log_prob
@@ -46,8 +46,15 @@ def clipped_surrogate(student: Prediction, batch: Batch, *, clip: float = 0.2) -
 
 
 def returns_error(student: Prediction, batch: Batch) -> dict[str, Tensor]:
-    """((V - return) / unit)^2, the critic's error in its own unit: the same weight means the same everywhere."""
-    assert student.value is not None  # an ActorCritic has a value
+    """((V - return) / unit)^2, the critic's error in its own unit: the same weight means the same everywhere.
+
+    Raises:
+        DistributionError: ``loss.no-value`` for a student without values.
+    """
+    if student.value is None:
+        raise DistributionError(
+            "loss.no-value", "a critic's error of a student without values", "a critic", "teach an ActorCritic"
+        )
     return {"return": ((student.value - batch.extra["return"]) / batch.extra["unit"]).square()}
 
 
