@@ -188,6 +188,16 @@ def test_budgets_are_kept(steps: int, rollout: int, minibatch: int) -> None:
     assert len(found) >= 3 * rollouts and len(found) % 3 == 0
 
 
+def test_a_rollout_of_nothing_but_resets_is_passed_over() -> None:
+    teacher = Told(Diary.spec_of, lambda obs: torch.zeros(len(obs), 2))
+    config = RewardConfig(rollout=1, epochs=1, critic_first=0)
+    learner, experience = setting(teacher, Diary, config=config, envs=1)
+    found = list(reinforced(learner, experience, config, steps=12))
+    assert [u.progress.env_steps for u in found] == list(range(1, 13))
+    assert all(np.isfinite(float(u.loss)) for u in found)
+    assert bool(torch.isfinite(learner.student.actor.action_head.weight).all())
+
+
 def test_at_first_only_the_critic_learns() -> None:
     config = RewardConfig(rollout=64, epochs=1, minibatch=64, critic_first=3)
     learner, experience = setting(Balancer(), "CartPole-v1", config=config)

@@ -97,6 +97,8 @@ def reinforced(
         with clock.phase("collect"):
             wanted = min(max(1, config.rollout // envs), -(-(end - taken) // envs))
             rollout = experience.rollout(student, wanted)
+            if not rollout.steps:  # every environment was being reset
+                continue
             if memory is not None:
                 memory.add(rollout.batch)
         taken += rollout.steps
