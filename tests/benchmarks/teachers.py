@@ -1,6 +1,6 @@
 """Several teachers of one task: what each way of combining them earns, and what a student of it keeps.
 
-    POLICYKD_TEACHERS=... python tests/benchmarks/teachers.py [--seeds 5] [--save FILE] [--part actors gates students]
+    POLICYKD_TEACHERS=... python tests/benchmarks/teachers.py [--seeds 0 1 2 3 4] [--save FILE] [--part actors gates students]
 
 Three agents of LunarLander (PPO, A2C, DQN; --only names others). First table: returns as actors, on the same 400
 episodes. Then the gate, trained on reward with `policykd.reinforced`, one for each seed. Last table: students of 64,64
@@ -12,11 +12,9 @@ with a Student-t interval. Finished cells are kept as JSON lines in --save, and 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,17 +35,6 @@ _SAMPLE, _ACTORS = 90_000, 700_000_000
 """First seeds of the episodes that freeze scales, and of those on which actors are compared."""
 
 REWARD = RewardConfig(critic_first=0, teacher_weight=0.0, gamma=0.995, gae_lambda=0.97, rollout=8192, epochs=6)
-
-
-@contextmanager
-def alone(lock: Path | None) -> Iterator[None]:
-    """Hold ``lock`` for one cell, so that nothing else that takes it runs beside."""
-    if lock is None:
-        yield
-        return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class Bench:
@@ -138,30 +125,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=Path, default=Path(os.environ.get("POLICYKD_TEACHERS", "agents")))
     parser.add_argument("--only", nargs="*", default=list(_AGENTS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--part", nargs="*", default=["actors", "gates", "students"])
     parser.add_argument("--ways", nargs="*", default=["mean", "product", "confident", "gate"], help="of the students")
     parser.add_argument("--gate-steps", type=int, default=300_000)
     parser.add_argument("--save", type=Path, default=Path("runs/teachers.jsonl"))
-    parser.add_argument("--lock", type=Path, help="a file to hold while a cell runs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.save.parent.mkdir(parents=True, exist_ok=True)
     done: dict[str, dict[str, Any]] = {}
     if args.save.exists():
         done = {r["cell"]: r for r in map(json.loads, args.save.read_text().splitlines())}
-    with alone(args.lock):
-        bench = Bench(args.agents, args.only, args.save.parent)
+    bench = Bench(args.agents, args.only, args.save.parent)
 
     def cell(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if name not in done:
-            with alone(args.lock):
-                done[name] = {"cell": name, **compute()}
+            done[name] = {"cell": name, **compute()}
             with args.save.open("a") as out:
                 out.write(json.dumps(done[name]) + "\n")
         return done[name]
 
-    seeds = range(args.seeds)
     if "actors" in args.part:
         print("| who acts | return, 400 episodes [95 %] | mean length |\n|---|---|---|", flush=True)
         for way in [*args.only, "mean", "vote", "product", "confident", "best by value"]:
@@ -170,13 +153,13 @@ def main() -> None:
         print(
             "\n| gate, seed | return, 400 episodes [95 %] | mean length | mean shares |\n|---|---|---|---|", flush=True
         )
-        for seed in seeds:
+        for seed in args.seeds:
             made = cell(f"gate {seed}", partial(bench.train_gate, seed, args.gate_steps))
             for way in ("gate", "gated vote"):
                 row = _actor(f"{way} {seed}", cell(f"actor {way} {seed}", partial(bench.act, way, seed)))
                 print(f"{row} {made['shares']} |", flush=True)
         for way in ("gate", "gated vote"):
-            means = [done[f"actor {way} {seed}"]["mean"] for seed in seeds]
+            means = [done[f"actor {way} {seed}"]["mean"] for seed in args.seeds]
             print(f"\n{way}: mean return over seeds {student_t_interval(means)}", flush=True)
     if "students" in args.part:
         _students(bench, args, cell)
@@ -189,12 +172,9 @@ def _actor(name: str, r: dict[str, Any]) -> str:
 
 
 def _students(bench: Bench, args: argparse.Namespace, cell: Callable[..., dict[str, Any]]) -> None:
-    best = args.only[0]
-    if "actors" in args.part:
-        best = max(args.only, key=lambda name: cell(f"actor {name}", dict)["mean"])
-    seeds = range(args.seeds)
+    best = max(args.only, key=lambda name: cell(f"actor {name}", partial(bench.act, name, 0))["mean"])
     # Seed by seed, so that a table that is cut off still compares like with like.
-    for seed in seeds:
+    for seed in args.seeds:
         for way in [best, *args.ways]:
             cell(f"student {way} {seed}", partial(bench.distil, way, seed))
     print(
@@ -203,8 +183,8 @@ def _students(bench: Bench, args: argparse.Namespace, cell: Callable[..., dict[s
     print("|---|---|---|---|")
     kept: dict[str, list[float]] = {}
     for way in [best, *args.ways]:
-        rows = [cell(f"student {way} {seed}", dict) for seed in seeds]
-        own = [cell(f"student {best} {seed}", dict) for seed in seeds]
+        rows = [cell(f"student {way} {seed}", dict) for seed in args.seeds]
+        own = [cell(f"student {best} {seed}", dict) for seed in args.seeds]
         kept[way] = [
             (r["student"]["return_mean"] - o["random"]["return_mean"])
             / (o["teacher"]["return_mean"] - o["random"]["return_mean"])
