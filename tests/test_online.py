@@ -145,6 +145,40 @@ def test_returns_by_hand() -> None:
     assert distiller().status.recent_return is None
 
 
+def test_agreement_is_told_before_a_row_is_learnt_from() -> None:
+    """Against a teacher that always says 1, a student that says 0 until it is published agrees nowhere."""
+    stubborn = Told(CARTPOLE, lambda obs: torch.stack([obs[..., 0] * 0, obs[..., 0] * 0 + 2], -1))
+    student = students.mlp(CARTPOLE, "linear")
+    with torch.no_grad():
+        student.action_head.weight.zero_()
+        student.action_head.bias.copy_(torch.tensor([3.0, 0.0]))
+    online = distiller(stubborn, student, warm_up=8, publish_every=10**6)
+    assert online.status.agreement is online.status.divergence is None
+    fed(online, 8)
+    p, q = torch.softmax(torch.tensor([0.0, 2.0]), 0), torch.softmax(torch.tensor([3.0, 0.0]), 0)
+    assert online.status.agreement == 0 and online.status.updates == 2
+    assert online.status.divergence == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)
+    update = fed(online, 400, 8).update() or online.learner.step(online._memory.sample(4))  # type: ignore[union-attr]
+    assert online.status.agreement == 0, "what acts has not been published anew"
+    online.publish()
+    fed(online, 1_000, 408)
+    assert online.status.agreement > 0.5 and update is not None  # type: ignore[operator]
+
+
+def test_a_weight_may_follow_the_agreement() -> None:
+    told: list[float | None] = []
+
+    def weight(progress: Progress) -> float:
+        told.append(progress.agreement)
+        return 1.0
+
+    online = OnlineDistiller(
+        students.mlp(CARTPOLE, (8,)), Balancer(), losses.weighted(policy=(weight, losses.forward_kl)), warm_up=64
+    )
+    fed(online, 640)
+    assert None not in told[1:] and all(0 <= a <= 1 for a in told[1:])  # type: ignore[operator]
+
+
 def test_a_loss_of_ones_own_finds_its_columns() -> None:
     found: list[torch.Tensor] = []
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from policykd.online.answers import Answer, RemoteTeacher
-from policykd.online.distiller import OnlineDistiller, TeacherSilent
+from policykd.online.distiller import OnlineDistiller
 from policykd.online.drift import PageHinkley, Watch
 from policykd.online.memory import MEMORIES, Memory, Reservoir
+from policykd.online.post import TeacherSilent
 from policykd.online.publish import Published
 from policykd.online.remote import Threaded
 from policykd.online.settings import OnlineConfig

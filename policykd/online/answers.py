@@ -20,7 +20,7 @@ from policykd.distributions import (
     leading,
 )
 from policykd.policy import Policy
-from policykd.prediction import Obs, Prediction, Spec
+from policykd.prediction import Family, Obs, Prediction, Spec
 
 __all__ = ["Answer", "Local", "RemoteTeacher", "below_infinity", "fits", "possible"]
 
@@ -71,17 +71,20 @@ class Local:
         return answers
 
 
-_DISCRETE: dict[str, type[Distribution]] = {
-    "categorical": Categorical,
-    "multi_categorical": MultiCategorical,
-    "bernoulli": Bernoulli,
+_KINDS: dict[Family, tuple[type[Distribution], ...]] = {
+    "categorical": (Categorical,),
+    "multi_categorical": (MultiCategorical,),
+    "bernoulli": (Bernoulli,),
+    "diag_gaussian": (DiagGaussian, Deterministic),
+    "deterministic": (DiagGaussian, Deterministic),
+    "tanh_gaussian": (TanhGaussian, Deterministic),
+    "tanh_deterministic": (TanhGaussian, Deterministic),
 }
 
 
 def fits(spec: Spec, dist: Distribution, n: int) -> bool:
     """Whether these are ``n`` laws over the student's actions."""
-    kind = _DISCRETE.get(spec.family, (DiagGaussian, TanhGaussian, Deterministic))
-    return isinstance(dist, kind) and leading(dist) == (n,)
+    return isinstance(dist, _KINDS[spec.family]) and leading(dist) == (n,)
 
 
 def _finite(t: Tensor) -> Tensor:

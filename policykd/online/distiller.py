@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,22 +15,20 @@ from policykd.errors import SpaceError
 from policykd.learner import Learner
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
+from policykd.online.ahead import Ahead
 from policykd.online.answers import Local, RemoteTeacher
 from policykd.online.desk import Desk
 from policykd.online.inbox import Inbox
 from policykd.online.memory import memory_of
 from policykd.online.meter import Meter
+from policykd.online.post import Correspondence
 from policykd.online.publish import Published, publish
 from policykd.online.settings import OnlineConfig
 from policykd.online.status import Status
 from policykd.policy import Policy
 from policykd.prediction import Batch, Obs, Progress, Update, map_obs, obs_tensor
 
-__all__ = ["OnlineDistiller", "TeacherSilent"]
-
-
-class TeacherSilent(UserWarning):
-    """The teacher raises, or has not answered for too long: acting goes on, learning waits for it."""
+__all__ = ["OnlineDistiller"]
 
 
 class OnlineDistiller:
@@ -48,7 +45,8 @@ class OnlineDistiller:
     Args:
         student: taught in place; what acts is a copy, ``published.policy``.
         teacher: a Policy, which answers at once, or anything with ``ask`` and ``poll`` (``RemoteTeacher``).
-        loss: objective or pair loss; None takes the family's default (``losses.defaults``).
+        loss: objective or pair loss; None takes the family's default (``losses.defaults``). A stream has no end, so
+            ``Progress.fraction`` stays 0: schedules go by ``steps=``, or by the agreement, which is known here.
         config: how; ``changes`` are fields of it, ``OnlineDistiller(student, teacher, memory="reservoir")``.
 
     Raises:
@@ -78,13 +76,12 @@ class OnlineDistiller:
         self._inbox = Inbox(student.spec, config.open_rows)
         self._memory = memory_of(config.memory, config.capacity, seed=config.seed)
         self._meter = Meter(None if config.budget_ms is None else config.budget_ms / 1e3)
+        self._post = Correspondence(self._desk, self._inbox, self._meter, config)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._learner: Learner | None = None
         self._published = publish(student, 0, 0)
-        self._unasked: tuple[Obs, Obs, dict[str, Tensor]] | None = None
-        self._retry_at = self._heard_at = 0
-        self._silent = False
-        self._outages = self._weighted = self._left_out = 0
+        self._ahead = Ahead(student.spec)
+        self._weighted = self._left_out = 0
         self._oldest: int | None = None
 
     def _hired(self, teacher: Policy | RemoteTeacher, version: int) -> RemoteTeacher:
@@ -169,8 +166,8 @@ class OnlineDistiller:
             TeacherSilent: once for each time that the teacher falls silent.
         """
         self._meter.begin()
-        self._correspond()
-        if self._is_silent() or (self._learner is None and not self._start()):
+        self._post.exchange(self._remember)
+        if self._post.is_silent() or (self._learner is None and not self._start()):
             return None
         assert self._learner is not None
         learner, last = self._learner, None
@@ -179,9 +176,10 @@ class OnlineDistiller:
                 batch = self._draw()
                 if batch is None:
                     break
-                last = learner.step(batch, Progress(self._inbox.observed, learner.updates))
-            if learner.updates - self._published.updates >= self.config.publish_every and self._meter.fits("publish"):
-                self.publish()
+                progress = Progress(self._inbox.observed, learner.updates, agreement=self._ahead.agreement)
+                last = learner.step(batch, progress)
+            self._publish_if_due(learner)
+        self._publish_if_due(learner)
         return last
 
     def publish(self) -> Published:
@@ -192,57 +190,19 @@ class OnlineDistiller:
             self._published = publish(policy, self._published.number + 1, updates)
         return self._published
 
+    def _publish_if_due(self, learner: Learner) -> None:
+        if learner.updates - self._published.updates >= self.config.publish_every and self._meter.fits("publish"):
+            self.publish()
+
     def _due(self) -> int:
         done = 0 if self._learner is None else self._learner.updates
         return self._memory.added // self.config.rows_per_update - done
 
-    def _correspond(self) -> None:
-        """Ask about what has been seen, in blocks, and remember what has been answered."""
-        asked = True
-        while asked and self._meter.fits("ask"):
-            with self._meter.unit("ask"):
-                asked = self._ask()
-        self._desk.fetch()
-        while self._desk.post and self._meter.fits("read"):
-            with self._meter.unit("read"):
-                for batch in self._desk.read():
-                    self._remember(batch)
-
-    def _ask(self) -> bool:
-        if self._unasked is None:
-            self._unasked = self._inbox.take(self.config.ask_rows)
-        elif self._inbox.observed < self._retry_at:
-            return False
-        if self._unasked is None:
-            return False
-        if self._desk.open == 0:
-            self._heard_at = self._inbox.observed  # nobody can have been silent without a question
-        if not self._desk.ask(*self._unasked):
-            self._retry_at = self._inbox.observed + self.config.ask_rows
-            return False
-        self._unasked = None
-        return True
-
     def _remember(self, batch: Batch) -> None:
+        self._ahead.see(batch, self._published.policy)
         self._memory.add(batch)
-        self._heard_at = self._inbox.observed
         version = int(batch.extra["version"][0])
         self._oldest = version if self._oldest is None else min(self._oldest, version)
-
-    def _is_silent(self) -> bool:
-        waited = self._inbox.observed - self._heard_at
-        error = self._desk.error
-        silent = error is not None or (self._desk.open > 0 and waited >= self.config.silence)
-        if silent and not self._silent:
-            self._outages += 1
-            why = f"it raised {error!r}" if error is not None else f"{waited} observations without an answer"
-            warnings.warn(
-                f"the teacher is silent ({why}); acting goes on, learning waits until it answers [online.silent]",
-                TeacherSilent,
-                stacklevel=3,
-            )
-        self._silent = silent
-        return silent
 
     def _start(self) -> bool:
         """Set the scales and begin to learn, once there is enough to see them."""
@@ -282,14 +242,10 @@ class OnlineDistiller:
     def status(self) -> Status:
         """What has become of everything so far."""
         inbox, counts, learner = self._inbox, self._desk.counts, self._learner
-        waiting = len(inbox)
-        if self._unasked is not None:
-            first = self._unasked[1]
-            waiting += len(next(iter(first.values())) if isinstance(first, dict) else first)
         step, returns = self._meter.cost("step"), inbox.recent()
         return Status(
             observed=inbox.observed,
-            waiting=waiting,
+            waiting=len(inbox) + self._post.held,
             overflowed=inbox.overflowed,
             asked=counts.asked,
             answered=counts.answered,
@@ -303,10 +259,12 @@ class OnlineDistiller:
             stale_dropped=counts.stale_dropped + self._left_out,
             stale_weighted=self._weighted,
             failures=counts.failures,
-            outages=self._outages,
-            silent=self._silent,
+            outages=self._post.outages,
+            silent=self._post.silent,
             teacher_version=counts.version,
             remembered=len(self._memory),
+            agreement=self._ahead.agreement,
+            divergence=self._ahead.divergence,
             updates=0 if learner is None else learner.updates,
             due=self._due(),
             published=self._published.number,

@@ -48,6 +48,10 @@ class Status:
     """The newest that has answered."""
     remembered: int
     """Rows in the memory."""
+    agreement: float | None
+    """Share of the last thousand labels, or so, on which the student that acts would have acted like its teacher."""
+    divergence: float | None
+    """Mean KL(teacher || student) on them in nats, before they were learnt from; None where there is none."""
     updates: int
     due: int
     """Gradient steps that labelled rows call for and no call has had the time for."""
