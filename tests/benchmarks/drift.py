@@ -2,12 +2,16 @@
 
     python tests/benchmarks/drift.py --save runs/drift.jsonl
     python tests/benchmarks/drift.py --gradual --save runs/drift.jsonl
+    python tests/benchmarks/drift.py --rest --save runs/drift-rest.jsonl
 
 One environment, one pass, no reset of anything at the change. The teacher sees the physics, the student does not. The
 student learns from its first step; a row is frozen (the student of the change, no more updates), kept learning all the
 time, or watched: learning stops when the divergence is low, and begins again, with an empty memory, when
 Page-Hinkley's test fires. Retention is measured on 100 fresh episodes in the world of the moment, teacher and random
 policy on the same ones; intervals are Student-t over seeds.
+
+``--rest`` measures the detector alone: a student that learns no more, 100,000 steps of a world that stays as it is,
+then the change; the same looks are read again with every pair of knobs.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ WORLD = runpy.run_path(str(FILE))
 BEFORE, AFTER = WORLD["BEFORE"], WORLD["AFTER"]
 CHANGE, GRADUAL = 20_000, 20_000
 """Step of the change; steps that the gradual one takes."""
+REST = 100_000
+"""Steps of a world that stays as it is."""
 MARKS = (0, 5_000, 10_000, 20_000)
 """Steps after the change at which the students are measured."""
 LOOK, EVERY = 25, 4
@@ -139,6 +145,55 @@ def one(teacher: kd.Policy, seed: int, gradual: bool) -> dict[str, Any]:
     return found
 
 
+def rest(teacher: kd.Policy, seed: int) -> dict[str, Any]:
+    """The looks at a student that stopped learning: at rest, and after the change."""
+    env = WORLD["make"](privileged=False, physics=BEFORE, then=AFTER, change=CHANGE + REST)
+    spec = Spec(env.observation_space, env.action_space, teacher.spec.family)
+    online = OnlineDistiller(students.mlp(spec, (16, 16), seed=seed), teacher, config=HOW, seed=seed)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    looks: list[float] = []
+    obs, info = env.reset(seed=seed)
+    for step in range(CHANGE + REST + 5_000):
+        if step < CHANGE // 2:
+            online.observe(obs, teacher_obs=info["teacher_obs"])
+            online.update()
+        elif step >= CHANGE and step % EVERY == 0:
+            seen.append((obs, info["teacher_obs"]))
+        obs, _, terminated, truncated, info = env.step(online.act(obs))
+        if terminated or truncated:
+            obs, info = env.reset()
+        if len(seen) == LOOK:
+            looks.append(divergence(online.published.policy, teacher, seen))
+            seen.clear()
+    return {"seed": seed, "looks": looks}
+
+
+def read_again(found: list[dict[str, Any]]) -> Iterator[str]:
+    """What other knobs would have made of the looks: a Markdown table."""
+    quiet = REST // (EVERY * LOOK)
+    means = [np.mean(row["looks"][:quiet]) for row in found]
+    yield f"Seeds: {len(found)}; mean divergence at rest {min(means):.1e} to {max(means):.1e}.\n"
+    yield "| low | threshold | false alarms in 1,000 looks | delay in looks, mean | most | never |"
+    yield "|---:|---:|---:|---:|---:|---:|"
+    for low in (1e-6, 1e-4, 2e-3, 2e-2):
+        for threshold in (6.0, 12.0, 25.0, 50.0):
+            false, delays = 0, []
+            for row in found:
+                knobs = PageHinkley(threshold=threshold)
+                watch = Watch(low=low, detector=knobs, learning=False)
+                for i, look in enumerate(row["looks"]):
+                    was, watch = watch, watch.see(look)
+                    if watch.alarms > was.alarms:
+                        if i >= quiet:
+                            delays.append(i - quiet + 1)
+                            break
+                        false += 1
+                        watch = Watch(low=low, detector=knobs, learning=False, alarms=watch.alarms)
+            rate = 1_000 * false / (quiet * len(found))
+            mean, most = (f"{np.mean(delays):.1f}", max(delays)) if delays else ("", "")
+            yield f"| {low:g} | {threshold:g} | {rate:.2f} | {mean} | {most} | {len(found) - len(delays)} |"
+
+
 def told(found: list[dict[str, Any]]) -> Iterator[str]:
     """The Markdown tables of some seeds."""
 
@@ -176,22 +231,24 @@ def main() -> None:
     parser.add_argument("--agent", type=Path, default=ROOT / "agents/drifting-cartpole-ppo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--gradual", action="store_true", help=f"the change takes {GRADUAL:,} steps")
+    parser.add_argument("--rest", action="store_true", help="the detector alone")
     parser.add_argument("--save", type=Path, help="a file of one JSON line a seed; what it holds is not run again")
     args = parser.parse_args()
     torch.set_num_threads(1)
     lines = args.save.read_text().splitlines() if args.save and args.save.exists() else []
-    known = {(row["seed"], row["gradual"]): row for row in map(json.loads, lines)}
+    known = {(row["seed"], row.get("gradual", False)): row for row in map(json.loads, lines)}
     teacher = kd.load_teacher(args.agent)
     found = []
     for seed in args.seeds:
         row = known.get((seed, args.gradual))
         if row is None:
-            row = json.loads(json.dumps(one(teacher, seed, args.gradual)))
+            row = rest(teacher, seed) if args.rest else one(teacher, seed, args.gradual)
+            row = json.loads(json.dumps(row))
             if args.save:
                 with args.save.open("a") as file:
                     file.write(json.dumps(row) + "\n")
         found.append(row)
-    print("\n".join(told(found)))
+    print("\n".join(read_again(found) if args.rest else told(found)))
 
 
 if __name__ == "__main__":
