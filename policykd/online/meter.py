@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 
 __all__ = ["Meter"]
 
-_KEPT = 15  # newest costs whose median is the estimate: one call that met a cold cache must not stop work for long
+_KEPT, _SHARE = 15, 0.8  # of the newest costs, as many are at most the estimate: one cold cache must not stop all work
 _TRUST = 0.95  # of an estimate is believed after each time that it kept work from being done: it may be too high
 
 
@@ -35,7 +34,10 @@ class Meter:
 
     def cost(self, kind: str) -> float | None:
         """Seconds that a unit is expected to take, None before the first."""
-        return statistics.median(self._costs[kind]) if kind in self._costs else None
+        if kind not in self._costs:
+            return None
+        costs = sorted(self._costs[kind])
+        return costs[int(_SHARE * (len(costs) - 1))]
 
     def fits(self, kind: str) -> bool:
         """Whether a unit would end within the budget, if it costs what it usually does."""

@@ -6,7 +6,10 @@ Processor time of the thread, one thread, no GPU. The two sides of a ratio take 
 that whatever else runs on the machine meets both; the interval of a median is that of its order statistics (95 %).
 The loop by hand is what one writes who cares: fused Adam of torch.optim, gradients set to None, the teacher's
 log-probabilities taken where the loss needs them, clipping by torch.nn.utils and a moving average in one foreach call.
-Its normaliser works in float32; policykd's in float64, as VecNormalize does.
+Its normaliser works in float32; policykd's in float64, as VecNormalize does. Both sides start from the same weights,
+and their losses are compared for three steps before the clock runs. The loss is forward KL for discrete actions and the
+default of Gaussian ones (squared Wasserstein distance within the bounds); "neither" and "both" are whether gradients
+are clipped and a moving average kept. Calls of update() count from the first step on, with more due than fits.
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ from torch import Tensor, nn
 
 import policykd as kd
 from policykd import students
-from policykd.distributions import Categorical
+from policykd.distributions import Categorical, DiagGaussian
+from policykd.losses.defaults import default_objective
 from policykd.prediction import Batch, Prediction, Spec
 
-SPEC = Spec(spaces.Box(-np.inf, np.inf, (8,), np.float32), spaces.Discrete(4), "categorical")
+SEEN = spaces.Box(-np.inf, np.inf, (8,), np.float32)
+SPEC = Spec(SEEN, spaces.Discrete(4), "categorical")
+ARM = Spec(SEEN, spaces.Box(-1, 1, (4,), np.float32), "diag_gaussian")
+_STD = 0.5
 ROWS, INNER = 64, 20
 """Rows of a batch; calls between two looks at the clock."""
 
@@ -41,9 +48,9 @@ def data(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return 3 * torch.randn(rows, 8, generator=g), torch.randn(rows, 4, generator=g)
 
 
-def student() -> students.Student:
+def student(spec: Spec = SPEC) -> students.Student:
     """64,64 with a normaliser."""
-    made = students.mlp(SPEC, (64, 64))
+    made = students.mlp(spec, (64, 64))
     students.fit_normaliser(made, data(1000, 1)[0])
     return made
 
@@ -67,17 +74,29 @@ class ByHand(nn.Module):
         return self.net(((obs - self.mean) / self.std).clamp(-10.0, 10.0))
 
 
-def by_hand(extras: bool) -> Callable[[], Tensor]:
+def by_hand(extras: bool, spec: Spec = SPEC) -> Callable[[], Tensor]:
     """A step of the loop by hand; with ``extras`` the gradient is clipped and an average kept."""
-    net, (obs, logits) = ByHand(student()), data(ROWS)
-    parameters = list(net.parameters())
+    net, (obs, said) = ByHand(student(spec)), data(ROWS)
+    log_std = nn.Parameter(torch.zeros(4))
+    parameters = [*net.parameters(), *([log_std] if spec is ARM else [])]
     adam = torch.optim.Adam(parameters, lr=1e-3, fused=True)
     average = [p.detach().clone() for p in parameters]
 
+    def forward_kl() -> Tensor:
+        log_p = F.log_softmax(said, -1)
+        return F.kl_div(F.log_softmax(net(obs), -1), log_p, reduction="batchmean", log_target=True)
+
+    def distance() -> Tensor:
+        mean = net(obs)
+        error = torch.where(said >= 1.0, (mean - 1.0).clamp(max=0.0), mean - said)
+        error = torch.where(said <= -1.0, (mean + 1.0).clamp(min=0.0), error)
+        return (error.square() + (log_std.exp() - _STD).square()).sum(-1).mean()
+
+    loss_of = distance if spec is ARM else forward_kl
+
     def step() -> Tensor:
         adam.zero_grad(set_to_none=True)
-        log_p = F.log_softmax(logits, -1)
-        loss = F.kl_div(F.log_softmax(net(obs), -1), log_p, reduction="batchmean", log_target=True)
+        loss = loss_of()
         loss.backward()
         if extras:
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -90,11 +109,16 @@ def by_hand(extras: bool) -> Callable[[], Tensor]:
     return step
 
 
-def ours(extras: bool, loss: Any = kd.losses.forward_kl) -> Callable[[], Tensor]:
+def ours(extras: bool, loss: Any = kd.losses.forward_kl, spec: Spec = SPEC) -> Callable[[], Tensor]:
     """Learner.step with the same numbers."""
     how = {} if extras else dict(average=None, max_grad_norm=None)
-    learner, (obs, logits) = kd.Learner(student(), loss, lr=1e-3, **how), data(ROWS)
-    batch = Batch(obs, Prediction(Categorical(logits)))
+    obs, said = data(ROWS)
+    log_std = torch.full_like(said, math.log(_STD))
+    target = Prediction(DiagGaussian(said, log_std) if spec is ARM else Categorical(said))
+    if spec is ARM:
+        loss = default_objective(spec, target, with_value=False, value_weight=0.0)
+    learner = kd.Learner(student(spec), loss, lr=1e-3, **how)
+    batch = Batch(obs, target)
     return lambda: learner.step(batch).loss
 
 
@@ -138,10 +162,15 @@ def users_kl(student: Prediction, target: Prediction) -> Tensor:
 
 def steps(rounds: int) -> None:
     """Learner.step."""
-    one, other = ours(True)(), by_hand(True)()
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    compare("Learner.step, neither clips nor averages", ours(False), by_hand(False), rounds, "1.15")
-    compare("Learner.step, both clip and average", ours(True), by_hand(True), rounds, "1.15")
+    for spec in (SPEC, ARM):
+        one, other = ours(True, spec=spec), by_hand(True, spec)
+        for _ in range(3):
+            torch.testing.assert_close(one(), other(), rtol=1e-4, atol=1e-6)
+    compare("Learner.step, discrete actions, neither", ours(False), by_hand(False), rounds, "1.15")
+    compare("Learner.step, discrete actions, both", ours(True), by_hand(True), rounds, "1.15")
+    arm = dict(spec=ARM)
+    compare("Learner.step, Gaussian actions, neither", ours(False, **arm), by_hand(False, **arm), rounds, "1.15")
+    compare("Learner.step, Gaussian actions, both", ours(True, **arm), by_hand(True, **arm), rounds, "1.15")
     compare("Learner.step of a user's own loss, neither", ours(False, users_kl), by_hand(False), rounds, "-")
     compare("Learner.step of a user's own loss, both", ours(True, users_kl), by_hand(True), rounds, "-")
 
@@ -197,10 +226,11 @@ def budgets(calls: int) -> None:
                     at = (at + ROWS) % (len(stream) - ROWS)
                 begun = time.thread_time()
                 online.update()
-                if online.status.due > 0:
-                    spent.append(1e3 * (time.thread_time() - begun))
+                took = 1e3 * (time.thread_time() - begun)
+                if before.updates and online.status.due > 0:
+                    spent.append(took)
                 if not spent:
-                    taken.clear()  # not busy yet
+                    taken.clear()  # warming up
         p99, step = float(np.quantile(spent, 0.99)), statistics.median(taken)
         print(
             f"| {budget:g} | {calls:,} | {len(taken):,} | {online.status.published:,} "
