@@ -1,6 +1,6 @@
 """Several teachers of one task: what each way of combining them earns, and what a student of it keeps.
 
-    POLICYKD_TEACHERS=... python tests/benchmarks/teachers.py [--seeds 0 1 2 3 4] [--save FILE] [--part actors gates students]
+    POLICYKD_TEACHERS=... python tests/benchmarks/teachers.py [--seeds 0 1 2 3 4] [--save FILE] [--part gates]
 
 Three agents of LunarLander (PPO, A2C, DQN; --only names others). First table: returns as actors, on the same 400
 episodes. Then the gate, trained on reward with `policykd.reinforced`, one for each seed. Last table: students of 64,64
