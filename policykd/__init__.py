@@ -35,21 +35,35 @@ __all__ = [
     "load_student",
     "load_teacher",
     "losses",
+    "multitask",
     "online",
     "recipe",
+    "reinforced",
     "rollouts",
     "students",
     "teachers",
 ]
 
 if TYPE_CHECKING:
-    from policykd import datasets, distributions, errors, losses, online, recipe, rollouts, students, teachers
+    from policykd import (
+        datasets,
+        distributions,
+        errors,
+        losses,
+        online,
+        recipe,
+        reinforced,
+        rollouts,
+        students,
+        teachers,
+    )
     from policykd.council import council
     from policykd.distill import distill
     from policykd.evaluation import evaluate
     from policykd.frontier import frontier
     from policykd.learner import Learner
     from policykd.load import load_student, load_teacher
+    from policykd.multitask import multitask
     from policykd.online import OnlineDistiller
     from policykd.policy import Policy
     from policykd.prediction import Batch, EnvWrapper, Origin, Prediction, Progress, Spec, Update
@@ -74,6 +88,7 @@ _HOMES = {
     "frontier": "policykd.frontier",
     "load_student": "policykd.load",
     "load_teacher": "policykd.load",
+    "multitask": "policykd.multitask",
 }
 
 

@@ -64,9 +64,9 @@ def test_help_of_a_verb_says_a_sentence_for_each_flag(verb: str, capsys: pytest.
 
 def test_verbs_with_randomness_take_a_seed_and_verbs_that_write_take_out_and_dry_run() -> None:
     names = {v: {f.name for f in flags_of(import_module(f"policykd.cli.arguments.{v}").Arguments)} for v in VERBS}
-    seeded = {"train", "distill", "frontier", "evaluate", "label"}
+    seeded = {"train", "distill", "frontier", "multitask", "evaluate", "label"}
     assert {verb for verb, known in names.items() if "seed" in known} == seeded
-    writers = {"train", "distill", "frontier", "label", "promote"}
+    writers = {"train", "distill", "frontier", "multitask", "label", "promote"}
     assert {verb for verb, known in names.items() if {"out", "dry_run"} <= known} == writers
 
 

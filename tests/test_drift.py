@@ -57,7 +57,7 @@ def test_it_is_pages_sum_minus_its_least_value(values: list[float]) -> None:
     sums = [0.0, *accumulate(steps)]
     tests = list(accumulate(values, PageHinkley.see, initial=told(threshold=NEVER)))
     for i, test in enumerate(tests):
-        assert test.excess == pytest.approx(sums[i] - min(sums[: i + 1]), abs=1e-4)
+        assert test.excess == pytest.approx(sums[i] - min(sums[: i + 1]), rel=1e-4, abs=1e-4)
 
 
 @given(st.lists(numbers, min_size=2, max_size=60))

@@ -20,6 +20,10 @@ EXAMPLES = {
     "deploy_sb3": r"the same action in 100\.0% of 1000 states",
     "online_loop": r"595 updates from 5952 labels in \d+ episodes\nreturn (4\d\d|500)\.\d",
     "remote_teacher": r"asked \d{4}, answered \d{4}, outages [1-9]\d*, updates \d{3}\nreturn ([1-4]\d\d|500)\.\d",
+    "drift": r"(?s)the world has changed\n.*4,000 steps after .*\(-?0\.\d\d\).*\( ?(0\.9\d|1\.00)\)",
+    "beyond_the_teacher": r"(?s)imitation alone: .*reward too: .*retention [1-9]\.\d",
+    "several_teachers": r"58 of 22,020 parameters: return (4[5-9]\d|500)\.\d",
+    "multitask": r"(?s)pole.*arm.*geometric mean.*\n\d+\.\d",
     "from_live_sb3": r"58 of [\d,]+ parameters: return \d+\.\d .*retention (0\.[89]|1\.)",
 }
 """A line that each prints."""
