@@ -4,9 +4,9 @@
 
 Each row is a run of ``policykd distill`` at its defaults, student 64,64, 100 reported episodes that selected nothing,
 300,000 environment steps (imitation alone stops when it is as good as its teacher; BipedalWalker, whose episodes are
-long, is looked at twice). Reward alone is PPO in the same code: no imitation, no
-teacher's values, a weight of 0. A cell is the mean over training seeds with a Student-t interval. Seeds 10 to 14: the defaults were chosen on seeds 0 and 1 of
-the same agents. ``--save`` keeps rows as they come and takes them up again; ``--limit`` makes that many new ones.
+long, is looked at twice). Reward alone is PPO in the same code: no imitation, no values of the teacher, a weight of 0.
+A cell is the mean over training seeds with a Student-t interval. Seeds 10 to 14: the defaults were chosen on seeds 0
+and 1 of the same agents. ``--save`` keeps rows as they come and takes them up again; ``--limit`` makes that many new.
 """
 
 from __future__ import annotations
