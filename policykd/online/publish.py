@@ -56,9 +56,12 @@ class Published:
 def publish(policy: Policy, number: int, updates: int) -> Published:
     """A frozen copy of ``policy`` as it is now; call it where nothing changes the weights meanwhile."""
     told = checksum(policy)
-    # Spaces and origin are values: sharing them is most of the time that a copy of a small student takes.
+    # Spaces and origin are values: to copy them takes as long as the weights do.
     same = (policy.spec, policy.spec.observation_space, policy.spec.action_space, policy.origin)
-    frozen = copy.deepcopy(policy, {id(x): x for x in same}).requires_grad_(False).eval()
+    known: dict[int, object] = {id(x): x for x in same}
+    # torch 2.13 never frees a copied generator (3 KB each), and there are thousands of publications in an hour.
+    known[id(policy._generator)] = torch.Generator().manual_seed(number)
+    frozen = copy.deepcopy(policy, known).requires_grad_(False).eval()
     return Published(frozen, number, updates, told, _straight(frozen) or (lambda obs: frozen(obs, values=False).dist))
 
 

@@ -42,8 +42,8 @@ def distiller() -> kd.OnlineDistiller:
     return kd.OnlineDistiller(student, teacher, **busy)
 
 
-def live(seconds: float) -> None:
-    """The table of a run, a line every few seconds."""
+def live(seconds: float) -> int:
+    """The table of a run, a line every few seconds; how many actions there were."""
     online, end = distiller(), time.monotonic() + seconds
     used: deque[Published] = deque()
     acts, errors = [0], []
@@ -101,6 +101,20 @@ def live(seconds: float) -> None:
     print(f"\nstudents that acted: {verified:,}, torn: {torn}; errors: {errors}; threads still waiting: {sum(stuck)}")
     print(f"observed {status.observed:,} = waiting + asked + overflowed: ", end="")
     print(f"{status.waiting:,} + {status.asked:,} + {status.overflowed:,}; due {status.due:,}")
+    return acts[0]
+
+
+def alone(steps: int) -> None:
+    """What the environment's memory does without policykd."""
+    env = gym.make(ENV)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    before = resident()
+    for _ in range(steps):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+    print(f"the environment alone, {steps:,} steps: {resident() - before:+.1f} MB")
 
 
 def control(seconds: float) -> None:
@@ -131,13 +145,14 @@ def control(seconds: float) -> None:
 
 
 def main() -> None:
-    """The minute, then the control."""
+    """The minute, then the controls."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sys.setswitchinterval(5e-4)  # ten times as many hand-overs as usual
-    live(args.seconds)
+    acts = live(args.seconds)
+    alone(acts)
     control(args.seconds / 10)
 
 
