@@ -119,6 +119,7 @@ def main() -> None:
     sizes = [(tasks, hidden, "own", "own") for tasks, hidden in _SIZES]
     forms = [(tasks, hidden, *kind) for tasks, hidden in _FORMS for kind in _KINDS]
     wanted = [(*shape, seed) for seed in range(args.seeds) for shape in dict.fromkeys([*sizes, *forms])]
+    wanted.sort(key=lambda cell: cell[:4] not in sizes[:2])  # what is asked for first, then how small it may be
     missing = [cell for cell in wanted if cell not in done]
     for cell in missing[: args.new]:
         done[cell] = run(cell, args.agents)
