@@ -217,10 +217,12 @@ class OnlineDistiller:
                 students.fit_normaliser(student, first.obs)
                 if first.target.value is not None:
                     students.fit_value_units(student, first.target.value)
-        with_value = self._with_value and first.target.value is not None
-        loss = self._loss or default_objective(
-            student.spec, first.target, with_value=with_value, value_weight=config.value_weight
-        )
+        loss = self._loss
+        if loss is None:
+            with_value = self._with_value and first.target.value is not None
+            loss = default_objective(
+                student.spec, first.target, with_value=with_value, value_weight=config.value_weight
+            )
         self._learner = Learner(student, loss, lr=config.learning_rate, average=config.average or None)
         return True
 
