@@ -160,7 +160,8 @@ class OnlineDistiller:
         A step, a question and a publication are each done whole or not begun. What does not fit stays due.
 
         Returns:
-            The last step's Update; None where there was none: no labels yet, no time, or a teacher that is silent.
+            The last step's Update; None where there was none: no labels yet, no time, or a teacher that is silent. A
+            thread that does nothing but update sleeps a moment then, or it keeps the interpreter from the others.
 
         Warns:
             TeacherSilent: once for each time that the teacher falls silent.

@@ -69,7 +69,8 @@ def live(seconds: float) -> int:
     def learning() -> None:
         try:
             while time.monotonic() < end:
-                online.update()
+                if online.update() is None:
+                    time.sleep(0.001)
         except BaseException as error:
             errors.append(error)
 
