@@ -34,6 +34,7 @@ from policykd.losses.targets import (
     standardise,
     weigh,
 )
+from policykd.losses.tasks import by_task
 from policykd.losses.value import huber as value_huber
 from policykd.losses.value import mse as value_mse
 from policykd.losses.value import value_scale
@@ -54,6 +55,7 @@ __all__ = [
     "as_objective",
     "bounded",
     "bounded_wasserstein2",
+    "by_task",
     "calibrated",
     "centred_q",
     "combine",
