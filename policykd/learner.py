@@ -48,7 +48,9 @@ def _blanked(batch: Batch, mask: Tensor) -> Batch:
     def blank(t: Tensor) -> Tensor:
         return t.masked_fill(~mask.bool().reshape(*mask.shape, *[1] * (t.dim() - mask.dim())), 0)
 
-    return batch.map(blank)
+    # Whose rows they are is true of those that do not count, too.
+    kept = {name: column for name, column in batch.extra.items() if name == "task"}
+    return batch.map(blank).with_extra(**kept)
 
 
 def _trained(student: Taught) -> Blocks:

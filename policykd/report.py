@@ -72,6 +72,28 @@ class Measured:
         return {k: v for k, v in fields.items() if v is not None}
 
 
+def _retention(found: Interval) -> dict[str, Any]:
+    return {
+        "retention": _finite(found.value),
+        "retention_ci": None if found.low is None or found.high is None else [found.low, found.high],
+        **({"retention_reason": found.reason} if found.reason else {}),
+    }
+
+
+def _course(report: Report | MultiReport) -> dict[str, Any]:
+    """What a run took, and what it was asked for."""
+    return {
+        "env_steps": report.env_steps,
+        "updates": report.updates,
+        "evaluations": report.evaluations,
+        "seconds": {k: round(v, 3) for k, v in report.seconds.items()},
+        "cpu_seconds": {k: round(v, 3) for k, v in report.cpu_seconds.items()},
+        "history": [{k: _json(v) for k, v in look.items()} for look in report.history],
+        "config": dict(report.config),
+        "versions": versions(),
+    }
+
+
 @dataclass(frozen=True)
 class Report:
     """What a run found. ``str`` is a line for people, ``to_dict`` the contract of report.json."""
@@ -101,7 +123,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of report.json; nothing in it is NaN or infinite."""
-        r = self.retention
         return {
             "schema": 1,
             "kind": self.kind,
@@ -112,20 +133,11 @@ class Report:
             "teacher": self.teacher.to_dict(),
             "student": self.student.to_dict(),
             "random": self.random.to_dict(),
-            "retention": _finite(r.value),
-            "retention_ci": None if r.low is None or r.high is None else [r.low, r.high],
-            **({"retention_reason": r.reason} if r.reason else {}),
+            **_retention(self.retention),
             "agreement": self.kept.agreement,
             "kl": _finite(self.kept.kl),
             "value_error": _finite(self.kept.value_error),
-            "env_steps": self.env_steps,
-            "updates": self.updates,
-            "evaluations": self.evaluations,
-            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
-            "cpu_seconds": {k: round(v, 3) for k, v in self.cpu_seconds.items()},
-            "history": [{k: _json(v) for k, v in look.items()} for look in self.history],
-            "config": dict(self.config),
-            "versions": versions(),
+            **_course(self),
         }
 
     def __str__(self) -> str:
@@ -193,15 +205,12 @@ class FrontierReport:
 
 
 def _fields(c: Candidate) -> dict[str, Any]:
-    kept = c.retention
     return {
         "name": c.name,
         "path": None,
         "params": c.policy.acting_parameters,
         "bytes": c.size,
-        "retention": kept.value,
-        "retention_ci": None if kept.low is None or kept.high is None else [kept.low, kept.high],
-        **({"retention_reason": kept.reason} if kept.reason else {}),
+        **_retention(c.retention),
         "return_mean": c.score.mean,
         "return_ci": list(c.score.ci()),
         "episodes": c.score.episodes,
@@ -275,7 +284,6 @@ class MultiReport:
         Returns of different environments have no mean: ``return_mean`` and ``agreement`` are None here.
         """
         r, tasks = self.retention, self.tasks.values()
-        ci = None if r.low is None or r.high is None else [r.low, r.high]
         sizes = [task.teacher.params for task in tasks if task.teacher.params is not None]
         unknown = {"return_mean": None, "return_ci": None}
         return {
@@ -294,22 +302,13 @@ class MultiReport:
                 "episodes": sum(t.student.episodes for t in tasks),
             },
             "random": {"return_mean": None, "episodes": sum(t.random.episodes for t in tasks)},
-            "retention": _finite(r.value),
-            "retention_ci": ci,
-            **({"retention_reason": r.reason} if r.reason else {}),
+            **_retention(r),
             "retention_geometric_mean": _finite(r.value),
             "agreement": None,
             "kl": None,
             "value_error": None,
-            "env_steps": self.env_steps,
-            "updates": self.updates,
-            "evaluations": self.evaluations,
-            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
-            "cpu_seconds": {k: round(v, 3) for k, v in self.cpu_seconds.items()},
             "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
-            "history": [{k: _json(v) for k, v in look.items()} for look in self.history],
-            "config": dict(self.config),
-            "versions": versions(),
+            **_course(self),
         }
 
     def __str__(self) -> str:

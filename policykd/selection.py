@@ -89,9 +89,13 @@ class Selection:
         }
         self._references = References(teacher, recipe, wanted, config.workers)
 
-    def look(self, learner: Learner, env_steps: int) -> float:
-        """Measure the student on the selection episodes and keep it if it is the best so far; its retention there."""
-        student, seed = acting(learner.averaged), self._first(SELECT)
+    def look(self, learner: Learner[Any], env_steps: int, student: Policy | None = None) -> float:
+        """Measure the student on the selection episodes and keep it if it is the best so far; its retention there.
+
+        Args:
+            student: who is measured: a view of one of the learner's tasks, say; None for who acts for it.
+        """
+        student, seed = student or acting(learner.averaged), self._first(SELECT)
         episodes = self.config.select_episodes
         score = self._fresh(student, episodes, seed)
         while True:
@@ -121,10 +125,10 @@ class Selection:
         # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
         return float("-inf") if kept.value is None else kept.value
 
-    def reached(self, learner: Learner, env_steps: int, target: float) -> bool:
+    def reached(self, learner: Learner[Any], env_steps: int, target: float, student: Policy | None = None) -> bool:
         """Whether the student has the retention ``target``: on the selection episodes, and at once on fresh ones."""
-        student = acting(learner.averaged)
-        if self._hopeless(student, target) or self.look(learner, env_steps) < target:
+        student = student or acting(learner.averaged)
+        if self._hopeless(student, target) or self.look(learner, env_steps, student) < target:
             return False
         seed = self._first(CONFIRM) + len(self.history) * BLOCK
         confirmed = retention(
@@ -135,11 +139,11 @@ class Selection:
         self._best = (float("inf"), copy.deepcopy(student.state_dict()))
         return True
 
-    def meets(self, learner: Learner, env_steps: int, target: float | None) -> bool:
+    def meets(self, learner: Learner[Any], env_steps: int, target: float | None, student: Policy | None = None) -> bool:
         """Whether the student has the retention ``target``; without a target it is looked at all the same."""
         if target is not None:
-            return self.reached(learner, env_steps, target)
-        self.look(learner, env_steps)
+            return self.reached(learner, env_steps, target, student)
+        self.look(learner, env_steps, student)
         return False
 
     def known(self, progress: Progress, student: Policy, memory: Ring) -> Progress:
@@ -159,9 +163,13 @@ class Selection:
         short = s - t - (target - 1.0) * gap
         return bool(np.sign(gap) * short.mean() + 3.0 * short.std() / len(short) ** 0.5 < 0)
 
-    def finish(self, student: Policy) -> Reported:
-        """Give ``student`` the best weights seen, and measure it until the interval is as narrow as asked for."""
-        if self._best is not None:
+    def finish(self, student: Policy, *, as_it_is: bool = False) -> Reported:
+        """Give ``student`` the best weights seen, and measure it until the interval is as narrow as asked for.
+
+        Args:
+            as_it_is: leave it the weights it has, because others have chosen them.
+        """
+        if self._best is not None and not as_it_is:
             student.load_state_dict(self._best[1])
         seed, episodes = self._first(REPORT), self.config.episodes
         random = self._random(max(BLOCK, episodes), REPORT)

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    """For tests of verbs, which set torch's threads: afterwards there are as many as before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+Spoken = Callable[..., tuple[Path, str, str]]
+
+
+@pytest.fixture(scope="session")
+def verb(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    """A verb that is run to its end: its run folder, stdout and stderr; the folder is not to be changed."""
+
+    def run(*argv: str) -> tuple[Path, str, str]:
+        from policykd.cli import main
+
+        folder = tmp_path_factory.mktemp(argv[0]) / "run"
+        out, err = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            assert main([*argv, "--out", str(folder)]) == 0
+        return folder, out.getvalue(), err.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -336,10 +336,11 @@ def test_a_loss_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_light_tables_agree_with_the_rooms() -> None:
     from typing import get_args
 
-    from policykd.cli.verbs.list import _METHODS
-    from policykd.config import METHODS
+    from policykd.cli.verbs.list import _METHODS, _REWARDED
+    from policykd.config import METHODS, REWARDED
     from policykd.teachers.train import ALGORITHMS
 
     assert set(get_args(Algorithm)) == set(ALGORITHMS)
     assert tuple(_METHODS) == METHODS
+    assert tuple(_REWARDED) == REWARDED
     assert get_args(What) == ("envs", "losses", "methods", "students", "agents", "runs")

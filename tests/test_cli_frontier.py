@@ -7,15 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from frontier_by_hand import made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,26 +22,16 @@ from policykd.evaluation import Interval, evaluate
 from policykd.load import load_student, load_teacher
 from policykd.report import FrontierReport
 
+pytestmark = pytest.mark.usefixtures("own_threads")
 AGENT = Path(__file__).parent.parent / "agents" / "cartpole-ppo"
 TINY = ["--steps", "2000", "--cycles", "1", "--sizes", "linear", "4", "--seeds", "2", "--screen", "8"]
 TINY += ["--workers", "1", "--max-episodes", "100"]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def spoken(verb: Callable[..., tuple[Path, str, str]]) -> tuple[Path, str, str]:
     """A finished run with its stdout and stderr; not to be changed."""
-    folder = tmp_path_factory.mktemp("frontier") / "run"
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        assert main(["frontier", str(AGENT), *TINY, "--out", str(folder)]) == 0
-    return folder, out.getvalue(), err.getvalue()
+    return verb("frontier", str(AGENT), *TINY)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from policykd.cli import main
 from policykd.evaluation import evaluate
 from policykd.load import load_student, load_teacher
 
+pytestmark = pytest.mark.usefixtures("own_threads")
 TINY = ["--hidden", "6", "--steps", "4000", "--cycles", "1", "--rows-per-update", "16", "--batch-size", "128"]
 
 
@@ -45,13 +46,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["--algo", "a2c", "--steps", "600", "--episodes", "100", "--quiet"]
     assert main(["train", "CartPole-v1", *flags, "--out", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def spoken(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> dict[str, Any]:

@@ -305,6 +305,9 @@ def test_masked_rows_count_in_no_task() -> None:
     torch.testing.assert_close(found[0].loss, found[1].loss)
     torch.testing.assert_close(found[0].grad_norm, found[1].grad_norm)
     assert set(found[1].terms) == {"b/policy"}
+    nobody = Batch(wild.obs, batch.target, mask=torch.zeros(32, dtype=torch.bool), extra=batch.extra)
+    update = kd.Learner(copy.deepcopy(student), objective).step(nobody)
+    assert set(update.terms) == {"b/policy"} and update.loss == 0
 
 
 def test_each_task_has_its_own_objective_schedules_and_parameters() -> None:

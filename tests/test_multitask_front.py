@@ -134,10 +134,10 @@ def test_the_best_weights_are_those_of_the_geometric_mean(monkeypatch: pytest.Mo
     from policykd import selection
     from policykd.news import Look
 
-    def look(self: Any, learner: Any, env_steps: int) -> float:
+    def look(self: Any, learner: Any, env_steps: int, student: Any) -> float:
         name = "a" if self.teacher.share == 0.9 else "b"
         if name == "a":
-            seen.append({k: v.clone() for k, v in learner.averaged.state_dict().items()})
+            seen.append({k: v.clone() for k, v in student.state_dict().items()})
         score = evaluate(None, Coins, 2, workers=1)
         self.on_look(Look(env_steps, learner.updates, learner, score, score, score, Interval(next(told[name]))))
         return 0.0

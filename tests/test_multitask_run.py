@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from policykd.cli.arguments.multitask import Arguments
 from policykd.cli.flags import parse
 from policykd.students import MultiTask
 
+pytestmark = pytest.mark.usefixtures("own_threads")
 AGENTS = Path(__file__).parent.parent / "agents"
 TYPED = [str(AGENTS / "cartpole-ppo"), str(AGENTS / "cartpole-dqn"), "--hidden", "6", "6", "--steps", "2000"]
 TYPED += ["--cycles", "1", "--select-episodes", "8", "--max-episodes", "100", "--workers", "1"]
@@ -28,21 +28,10 @@ TYPED += ["--num-envs", "2"]
 NAMES = ["CartPole-v1", "CartPole-v1-2"]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def spoken(verb: Callable[..., tuple[Path, str, str]]) -> tuple[Path, str, str]:
     """A finished run with its stdout and stderr; not to be changed."""
-    folder = tmp_path_factory.mktemp("multitask") / "run"
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        assert main(["multitask", *TYPED, "--out", str(folder)]) == 0
-    return folder, out.getvalue(), err.getvalue()
+    return verb("multitask", *TYPED)
 
 
 def test_the_table_and_the_mean(spoken: tuple[Path, str, str]) -> None:

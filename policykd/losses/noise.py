@@ -20,7 +20,7 @@ from policykd.losses.combine import Combine, mean
 from policykd.losses.compose import PairLoss
 from policykd.prediction import Prediction
 
-__all__ = ["disagreement", "disagreement_weight", "value_gate", "with_disagreement"]
+__all__ = ["above", "disagreement", "disagreement_weight", "value_gate", "with_disagreement"]
 
 _FEATURE = "disagreement"
 
@@ -72,6 +72,20 @@ def disagreement_weight(target: Prediction, *, threshold: float) -> Tensor:
     return (far <= threshold).to(far.dtype)
 
 
+def above(student: Prediction, target: Prediction, *, margin: float = 0.0) -> Tensor:
+    """Where V_teacher > V_student + margin, ``[*b]`` bool; no gradient goes through it.
+
+    Raises:
+        DistributionError: ``loss.no-value`` where either side says nothing of value.
+    """
+    if student.value is None or target.value is None:
+        side = "student" if student.value is None else "teacher"
+        raise DistributionError(
+            "loss.no-value", f"a value gate on a {side} without values", "value on both sides", "leave the gate out"
+        )
+    return target.value.detach() > student.value.detach() + margin
+
+
 def value_gate(loss: PairLoss, *, margin: float = 0.0) -> PairLoss:
     """The pair loss where V_teacher > V_student + margin, 0 elsewhere (Czarnecki et al. 2019, 1902.02186, section 5).
 
@@ -89,11 +103,6 @@ def value_gate(loss: PairLoss, *, margin: float = 0.0) -> PairLoss:
 
 
 def _value_gated(student: Prediction, target: Prediction, *, loss: PairLoss, margin: float) -> Tensor:
-    if student.value is None or target.value is None:
-        side = "student" if student.value is None else "teacher"
-        raise DistributionError(
-            "loss.no-value", f"a value gate on a {side} without values", "value on both sides", "leave the gate out"
-        )
-    passes = target.value.detach() > student.value.detach() + margin
+    passes = above(student, target, margin=margin)
     # Not a product: a row that does not count must not spoil the sum, however wrong the student is there.
     return torch.where(passes, loss(student, target), 0.0)

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, final
 
 from torch import Tensor
 
 from policykd.datasets import Ring
 from policykd.errors import EnvError
-from policykd.learner import Learner
 from policykd.policy import Policy
 from policykd.prediction import Batch, map_obs
 from policykd.recipe import Recipe
 from policykd.rollouts import Collector
-from policykd.selection import Reported, Selection
+from policykd.selection import Selection
 
-__all__ = ["Exam", "Lesson"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What a Selection reads of a Learner, for one task of it."""
-
-    averaged: Policy
-    updates: int
-
-
-@final
-class Exam(Selection):
-    """A Selection that leaves it to others which weights are best: that is decided over all tasks."""
-
-    def look_at(self, view: Policy, updates: int, env_steps: int, target: float | None = None) -> bool:
-        """Measure the student; with a ``target``, whether it has that retention on fresh episodes too."""
-        seen = cast(Learner, _Seen(view, updates))
-        if target is not None:
-            return self.reached(seen, env_steps, target)
-        self.look(seen, env_steps)
-        return False
-
-    def as_it_is(self, view: Policy) -> Reported:
-        """The reported episodes of the student with the weights it has."""
-        self._best = None
-        return self.finish(view)
+__all__ = ["Lesson"]
 
 
 @dataclass(eq=False)
@@ -54,7 +26,7 @@ class Lesson:
     recipe: Recipe
     collector: Collector
     memory: Ring
-    exam: Exam
+    exam: Selection
     steps: int
     """Of the first cycle."""
     taken: int = 0

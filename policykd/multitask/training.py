@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from policykd.clock import Clock
@@ -16,14 +16,14 @@ from policykd.learner import Learner
 from policykd.losses import Weighted
 from policykd.losses.defaults import default_objective
 from policykd.losses.tasks import by_task
-from policykd.multitask.lesson import Exam, Lesson
+from policykd.multitask.lesson import Lesson
 from policykd.news import Look, Tick
 from policykd.policy import Policy
 from policykd.prediction import Progress, Update
 from policykd.recipe import Recipe
 from policykd.report import Measured, MultiReport, Report
 from policykd.rollouts import Collector, make
-from policykd.selection import AS_GOOD, SEEDS, Reported
+from policykd.selection import AS_GOOD, SEEDS, Reported, Selection
 from policykd.students import MultiTask, Student, adopt_scales, size_bytes
 from policykd.supervised import ROUND, cosine, mixture
 
@@ -65,7 +65,7 @@ class Training:
     def _begin(self, name: str, teacher: Policy, view: Student, recipe: Recipe) -> tuple[Lesson, Weighted]:
         config, clock = self.config, self.clock
         with_value = config.value_weight > 0 and view.value_head is not None
-        exam = Exam(teacher, recipe, config, clock, lambda look: self._looked(lesson, look))
+        exam = Selection(teacher, recipe, config, clock, lambda look: self._looked(lesson, look))
         with clock.phase("collect"):
             envs = make(recipe, width(config, recipe), config.vector)
             collector = Collector(envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=with_value)
@@ -146,15 +146,14 @@ class Training:
 
     def _examine(self, lesson: Lesson, target: float | None = None) -> bool:
         view = self.learner.averaged.task(lesson.name)
-        return lesson.exam.look_at(view, self.learner.updates, self.env_steps, target)
+        return lesson.exam.meets(self.learner, self.env_steps, target, view)
 
     def _looked(self, lesson: Lesson, look: Look) -> None:
         lesson.kept = look.retention.value
         # Without a gap between teacher and random policy there is no retention, and nothing to be reached.
         lesson.short = lesson.kept is None or lesson.kept < (self.config.until_retention or AS_GOOD)
         if self.on_look is not None:
-            whole: Any = self.learner
-            self.on_look(lesson.name, replace(look, learner=whole))
+            self.on_look(lesson.name, look)
 
     def _look(self) -> None:
         """Measure the student in every task, and keep its weights if they are the best so far."""
@@ -186,7 +185,7 @@ class Training:
         for lesson in self.lessons:
             lesson.collector.envs.close()
             played = lesson.exam.played
-            found[lesson.name] = (lesson, played, lesson.exam.as_it_is(student.task(lesson.name)))
+            found[lesson.name] = (lesson, played, lesson.exam.finish(student.task(lesson.name), as_it_is=True))
         seconds, cpu = {**clock.wall, "total": clock.elapsed}, dict(clock.cpu)
         tasks = {
             name: self._task(lesson, it, played, stopped_by, seconds, cpu)

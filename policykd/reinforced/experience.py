@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policykd.distributions import Categorical, Deterministic, Distribution, MultiCategorical, TanhGaussian, masked
 from policykd.policy import Policy
-from policykd.prediction import Batch, Obs, Prediction, map_obs, obs_tensor
+from policykd.prediction import Batch, Obs, Prediction
 from policykd.reinforced.actor_critic import ActorCritic, rescale
 from policykd.rollouts import Collector, Rollout
 from policykd.students import fit_value_units
@@ -152,7 +152,7 @@ class Experience:
         ruled = _ruled(batch.target.dist)
         told = {"action": action} if ruled is None else {"action": action, "allowed": ruled}
         # What the environments show now is acted on in the next rollout; here it is what the last steps led to.
-        last = map_obs(obs_tensor(collector._obs), torch.clone)
+        last = collector.obs
         with torch.no_grad():
             said = allowed(student(batch.obs), replace(batch, extra=told))
             ahead = _value(student.critic(last))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from policykd.errors import DistributionError, UsageError
 from policykd.losses import Objective, PairLoss, Term, Weight, Weighted, as_objective, value_mse, weighted
+from policykd.losses.noise import above
 from policykd.prediction import Batch, Prediction, Progress
 from policykd.reinforced.experience import allowed, log_prob
 
@@ -92,15 +93,14 @@ def gated(student: Prediction, batch: Batch, progress: Progress, *, loss: Weight
     Raises:
         UsageError: ``reinforced.gate`` for a teacher that says nothing of value.
     """
-    theirs, mine = batch.target.value, student.value
-    if theirs is None or mine is None:
+    if batch.target.value is None or student.value is None:
         raise UsageError(
             "reinforced.gate",
             "a value gate on a teacher without values",
             "a teacher with a critic",
             "leave --value-gate out",
         )
-    better = theirs > mine.detach()
+    better = above(student, batch.target)
     # A row that counts 0 must not spoil the sum, however wrong the student is there.
     terms = loss.terms(student, batch, progress)
     return {name: Term(weight, torch.where(better, rows, 0.0)) for name, (weight, rows) in terms.items()}

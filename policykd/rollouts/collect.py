@@ -153,7 +153,7 @@ class Collector:
         lengths: list[int] = []
         with torch.no_grad():
             for _ in range(vector_steps):
-                obs = map_obs(obs_tensor(self._obs), torch.clone)
+                obs = self.obs
                 teachers = np.full(n, True) if student is None else self._draws.random(n) < beta
                 mask = self._masks()
                 if beta > 0:
@@ -204,6 +204,11 @@ class Collector:
         self._episode[resetting] = self._begun + np.arange(len(resetting))
         self._begun += len(resetting)
         return numbers
+
+    @property
+    def obs(self) -> Obs:
+        """What every environment shows now; a copy."""
+        return map_obs(obs_tensor(self._obs), torch.clone)
 
     @property
     def recent_return(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policykd.config import DistillConfig, FrontierConfig, Teaching
+from policykd.config import DistillConfig, FrontierConfig, RewardConfig, Teaching
 from policykd.run.sizes import place
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class Charts:
         step = max(report["env_steps"], *looks, 0)
         self._lines_to(step, report)
         self._writer("student").add_text("comparison", _comparison(report), step)
-        self._hparams({"env_id": report["env_id"], **_telling(config, DistillConfig())}, report, step, "student")
+        self._hparams(
+            {"env_id": report["env_id"], **_telling(config, DistillConfig(), RewardConfig())}, report, step, "student"
+        )
 
     def conclude_frontier(self, report: Mapping[str, Any], config: Mapping[str, Any], png: bytes | None) -> None:
         """The end of a frontier: retention against parameters (which are the step), table, picture, and hparams."""
@@ -161,9 +163,9 @@ def _add_png(writer: SummaryWriter, tag: str, png: bytes, step: int) -> None:
     to_file.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def _telling(config: Mapping[str, Any], defaults: Teaching) -> dict[str, bool | int | float | str]:
+def _telling(config: Mapping[str, Any], *defaults: Teaching | RewardConfig) -> dict[str, bool | int | float | str]:
     """Numbers and texts that tell runs apart: the page shows few columns, and config.json has them all."""
-    usual = asdict(defaults)
+    usual = {key: value for one in defaults for key, value in asdict(one).items()}
     return {
         key: value
         for key, value in config.items()

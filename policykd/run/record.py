@@ -14,28 +14,29 @@ from policykd.run.folder import Run
 from policykd.run.sizes import place, sizes_in
 from policykd.students import Cohort
 
-__all__ = ["closeness", "record", "record_frontier"]
+__all__ = ["COMPARED", "Due", "closeness", "progress", "record", "record_frontier", "references"]
 
 _POINTS = 500
 """Points of a chart over the whole budget, at most."""
 
-_ROWS = 512
+COMPARED = 512
 """Newest rows of the memory on which student and teacher are compared."""
 
 
 def closeness(tick: Tick) -> Kept:
     """Agreement, KL and value error of the student that acts, on the rows that were collected last."""
     # A critic that learns from reward is no estimate of the teacher's value: only who acts is compared.
-    return compare_on(tick.memory.newest(_ROWS).obs, acting(tick.learner.averaged), tick.collector.teacher)
+    return compare_on(tick.memory.newest(COMPARED).obs, acting(tick.learner.averaged), tick.collector.teacher)
 
 
-class _Due:
+class Due:
     """Lets through as many ticks as a chart has points."""
 
     def __init__(self) -> None:
         self._at = 0
 
     def now(self, tick: Tick) -> bool:
+        """Whether this one is let through."""
         steps = tick.update.progress.env_steps
         if steps < self._at:
             return False
@@ -43,7 +44,8 @@ class _Due:
         return True
 
 
-def _progress(tick: Tick, began: float) -> dict[str, float | None]:
+def progress(tick: Tick, began: float) -> dict[str, float | None]:
+    """What every kind of training tells alike."""
     return {
         "rollout/ep_rew_mean": tick.collector.recent_return,
         "rollout/ep_len_mean": tick.collector.recent_length,
@@ -53,7 +55,8 @@ def _progress(tick: Tick, began: float) -> dict[str, float | None]:
     }
 
 
-def _references(run: Run, look: Look | FrontierLook) -> None:
+def references(run: Run, look: Look | FrontierLook, below: str = "") -> None:
+    """What a look's student is compared with: the series ``teacher`` and ``random``, of a task ``below`` its folder."""
     for series, other, kept in (("teacher", look.teacher, 1.0), ("random", look.random, 0.0)):
         lines = {
             "eval/mean_reward": other.mean,
@@ -61,7 +64,7 @@ def _references(run: Run, look: Look | FrontierLook) -> None:
             "eval/retention": kept,
             "rollout/ep_rew_mean": other.mean,
         }
-        run.reference(look.env_steps, lines, series)
+        run.reference(look.env_steps, lines, f"{below}/{series}" if below else series)
 
 
 def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
@@ -70,7 +73,7 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
     >>> on_tick, on_look = record(run)                                                         # doctest: +SKIP
     >>> run.finish(distill(teacher, student, env, on_tick=on_tick, on_look=on_look))           # doctest: +SKIP
     """
-    began, due = time.perf_counter(), _Due()
+    began, due = time.perf_counter(), Due()
 
     def on_tick(tick: Tick) -> None:
         update, steps = tick.update, tick.update.progress.env_steps
@@ -78,7 +81,7 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
             return
         kept = closeness(tick)
         values = {
-            **_progress(tick, began),
+            **progress(tick, began),
             "train/loss": float(update.loss),
             "distill/agreement": kept.agreement,
             "distill/kl": kept.kl,
@@ -98,7 +101,7 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
                 "eval/retention": look.retention.value,
             },
         )
-        _references(run, look)
+        references(run, look)
         run.checkpoint(look.learner, look.env_steps)
 
     return on_tick, on_look
@@ -110,13 +113,13 @@ def record_frontier(run: Run) -> tuple[Callable[[Tick], None], Callable[[Frontie
     >>> on_tick, on_look = record_frontier(run)                                                # doctest: +SKIP
     >>> run.finish(frontier(teacher, on_tick=on_tick, on_look=on_look))                        # doctest: +SKIP
     """
-    began, due = time.perf_counter(), _Due()
+    began, due = time.perf_counter(), Due()
 
     def on_tick(tick: Tick) -> None:
         if not due.now(tick):
             return
         steps = tick.update.progress.env_steps
-        run.scalars(steps, _progress(tick, began), "frontier")
+        run.scalars(steps, progress(tick, began), "frontier")
         if isinstance(tick.learner.student, Cohort):
             for size, loss in _loss_by_size(tick.learner.student, tick.update.loss).items():
                 run.scalars(steps, {"train/loss": loss}, place(size))
@@ -135,7 +138,7 @@ def record_frontier(run: Run) -> tuple[Callable[[Tick], None], Callable[[Frontie
                 "eval/retention_worst_seed": mine[0][1].value,
             }
             run.scalars(look.env_steps, values, place(size))
-        _references(run, look)
+        references(run, look)
 
     return on_tick, on_look
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from policykd.config import COMBINATIONS, Combination
 from policykd.errors import UnknownNameError, UsageError
 
-__all__ = ["Manner", "Teaches"]
+__all__ = ["Manner", "Runs", "Teaches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,28 @@ class Manner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teaches(Manner):
+class Runs(Manner):
+    """A verb that teaches and leaves a run folder."""
+
+    gym_packages: tuple[str, ...] = ()
+    """Packages to import first, because they register environments."""
+    threads: int = 1
+    """Threads of torch; small networks run slower on more than one."""
+    out: Path | None = None
+    """The run folder, new or empty; one under runs/ named by time, environment and student without it."""
+    config: Path | None = None
+    """A config.json of an earlier run: its values are the defaults, flags win."""
+    dry_run: bool = False
+    """Show the resolved configuration and what teachers and students are; write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, before anything heavy is imported."""
+        if self.threads < 1:
+            raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaches(Runs):
     """A verb that makes students of an agent."""
 
     teacher: str
@@ -37,20 +58,9 @@ class Teaches(Manner):
     """A Gymnasium id or a recipe (envs/lunarlander.py), where the teacher does not say or should not decide."""
     normalizer: str = "auto"
     """The teacher's VecNormalize file; auto finds it, none acts in the zip's own spaces."""
-    gym_packages: tuple[str, ...] = ()
-    """Packages to import first, because they register environments."""
-    threads: int = 1
-    """Threads of torch; small networks run slower on more than one."""
-    out: Path | None = None
-    """The run folder, new or empty; runs/<time>-<env>-<student> without it."""
-    config: Path | None = None
-    """A config.json of an earlier run: its values are the defaults, flags win."""
-    dry_run: bool = False
-    """Show the resolved configuration and what teacher and students are; write nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before anything heavy is imported."""
-        if self.threads < 1:
-            raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")
+        super().__post_init__()
         if self.combine not in COMBINATIONS:
             raise UnknownNameError.of("combine", self.combine, COMBINATIONS)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from policykd.cli.arguments import Manner
+from policykd.cli.arguments import Runs
 from policykd.config import DistillConfig
 from policykd.errors import UsageError
 from policykd.sizes import parse_hidden
@@ -15,7 +14,7 @@ __all__ = ["Arguments"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Manner):
+class Arguments(Runs):
     """Teach one student what several trained agents do, each in its own environment, then measure all of them."""
 
     teachers: tuple[str, ...]
@@ -28,22 +27,11 @@ class Arguments(Manner):
     """A first layer for each task, or one for all that reads observations padded with zeros."""
     normalizer: str = "auto"
     """The teachers' VecNormalize files; auto finds them, none acts in the zips' own spaces."""
-    gym_packages: tuple[str, ...] = ()
-    """Packages to import first, because they register environments."""
-    threads: int = 1
-    """Threads of torch; small networks run slower on more than one."""
-    out: Path | None = None
-    """The run folder, new or empty; runs/<time>-multitask-<student> without it."""
-    config: Path | None = None
-    """A config.json of an earlier run: its values are the defaults, flags win."""
-    dry_run: bool = False
-    """Show the resolved configuration and what teachers and student are; write nothing."""
     how: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before anything heavy is imported."""
-        if self.threads < 1:
-            raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")
+        super().__post_init__()
         if len(self.teachers) < 2:
             raise UsageError(
                 "multitask.teachers",

@@ -13,7 +13,7 @@ from policykd.cli.arguments.list import Arguments, What
 from policykd.cli.measured import rows_in
 from policykd.cli.names import LOSSES
 from policykd.cli.screen import Screen, span
-from policykd.config import METHODS
+from policykd.config import METHODS, REWARDED
 from policykd.errors import PolicykdError
 from policykd.students import ACTIVATIONS
 
@@ -28,6 +28,10 @@ _METHODS = {
     "dagger": "the teacher acts first, the student more and more; all that was seen is kept (the default)",
     "dataset": "nobody acts: rows that policykd label wrote",
 }
+_REWARDED = {
+    "ppd": "the student acts and learns from reward too; the teacher's pull follows PPO's ratio (past a weak teacher)",
+    "kickstart": "the same, and the teacher's pull is the same everywhere",
+}
 _STUDENTS = {
     "64,64": "a network with two layers of 64; any widths, any number of layers (--hidden 64,64)",
     "linear": "no hidden layer (--hidden linear)",
@@ -41,7 +45,10 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     makers: dict[What, Callable[[Path | None], Listing]] = {
         "envs": _envs,
         "losses": _losses,
-        "methods": lambda folder: (("method", "whose states"), [(name, _METHODS[name]) for name in METHODS]),
+        "methods": lambda folder: (
+            ("method", "whose states"),
+            [(name, (_METHODS | _REWARDED)[name]) for name in (*METHODS, *REWARDED)],
+        ),
         "students": _students,
         "agents": lambda folder: _measured(folder or Path("agents")),
         "runs": lambda folder: _measured(folder or Path("runs")),

@@ -1,13 +1,11 @@
-"""One call from a teacher and an environment to a measured student; written only with public rooms below it."""
+"""One student's way from the first observation to the report, by imitation; it chooses neither teacher nor student."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import gymnasium as gym
 import torch
 
 from policykd import students
@@ -15,23 +13,21 @@ from policykd.clock import Clock
 from policykd.config import REWARDED, DistillConfig, RewardConfig
 from policykd.datasets import Ring
 from policykd.datasets import read as read_dataset
-from policykd.errors import SpaceError
-from policykd.home import WARM_UP, first_steps, recipe_for, width
+from policykd.home import WARM_UP, first_steps, width
 from policykd.learner import Learner
-from policykd.load import load_teacher
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
 from policykd.news import Look, Tick
 from policykd.policy import Policy
-from policykd.prediction import Batch, Progress, Spec, Update
+from policykd.prediction import Batch, Progress, Update
 from policykd.recipe import Recipe
-from policykd.reinforced import Experience, acting, check_actor, check_density, pull, reinforced, start
+from policykd.reinforced import acting
 from policykd.report import Measured, Report
 from policykd.rollouts import Collector, make
 from policykd.selection import AS_GOOD, SEEDS, Selection
 from policykd.supervised import cosine, interact, mixture, replay
 
-__all__ = ["Look", "Tick", "distill", "recipe_for"]
+__all__ = ["Training"]
 
 _FIRST_LOOK = 256
 """Environment steps learnt from before a student is first measured against ``until_retention``."""
@@ -40,75 +36,7 @@ _REWARD_STEPS = 300_000
 """Environment steps of a method that learns from reward too, where nobody says."""
 
 
-def distill(
-    teacher: Policy | str | Path,
-    student: Policy | None = None,
-    env: str | Path | Recipe | Callable[..., gym.Env] | None = None,
-    *,
-    config: DistillConfig | None = None,
-    reward: RewardConfig | None = None,
-    loss: Weighted | Objective | PairLoss | None = None,
-    hidden: str | tuple[int, ...] = (64, 64),
-    on_tick: Callable[[Tick], None] | None = None,
-    on_look: Callable[[Look], None] | None = None,
-    **changes: Any,
-) -> Report:
-    """Teach ``student`` what ``teacher`` does in ``env``, and measure what it kept.
-
-    Args:
-        teacher: a Policy, or a path that ``load_teacher`` reads.
-        student: the student to teach, in place; None builds ``students.suited(teacher, hidden)``.
-        env: Gymnasium id, path of a recipe, Recipe, or a function that makes an environment; None takes the teacher's.
-        config: how; ``changes`` are fields of it or of ``reward``, ``distill(..., steps=50_000, seed=1)``.
-        reward: how methods that learn from reward too (``ppd``, ``kickstart``) do that.
-        loss: objective or pair loss; None takes the family's default (``losses.defaults``).
-        hidden: widths of the student that is built.
-        on_tick, on_look: called after each round, and after each selection.
-
-    Returns:
-        The Report; its ``policy`` is the student with the best weights by selection.
-
-    Raises:
-        SpaceError: ``space.*`` when teacher, student and environment do not fit together, ``reinforced.density`` for
-            a family that explores nothing and shall learn from reward.
-        UsageError: ``config.*`` for budgets that cannot be meant.
-    """
-    clock = Clock()
-    with clock.phase("load"):
-        rewarded = {f.name: changes.pop(f.name) for f in fields(RewardConfig) if f.name in changes}
-        config, reward = replace(config or DistillConfig(), **changes), replace(reward or RewardConfig(), **rewarded)
-        teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
-        if config.method in REWARDED:
-            check_density(teacher.spec if student is None else student.spec)
-        recipe = recipe_for(teacher, env)
-        if student is None:
-            student = students.suited(teacher, hidden, seed=config.seed)
-        _check_student(student.spec, teacher.spec)
-        student.origin = replace(
-            student.origin,
-            env_id=recipe.env_id,
-            env_kwargs=recipe.env_kwargs,
-            wrappers=recipe.wrappers,
-            gamma=teacher.origin.gamma,
-        )
-    if config.method in REWARDED:
-        check_actor(student)
-    training = _Training(teacher, student, recipe, config, reward, clock, loss, on_tick, on_look)
-    stopped_by = training.rewarded() if config.method in REWARDED else training.run()
-    return training.report(stopped_by)
-
-
-def _check_student(student: Spec, teacher: Spec) -> None:
-    for name, (found, wanted) in student.differences(teacher).items():
-        raise SpaceError(
-            f"space.{name}",
-            f"a student for the {name} {found}",
-            f"the teacher's, {wanted}",
-            "build it with students.mlp(teacher.spec)",
-        )
-
-
-class _Training:
+class Training:
     """One student's way from the first observation to the report."""
 
     def __init__(
@@ -175,8 +103,8 @@ class _Training:
         """Cycles until the student is as good as its teacher, the target is met, or the budget or time is spent."""
         target = self.config.until_retention
         for cycle in range(self.config.cycles):
-            for _ in self._cycle(cycle):
-                if self._late():
+            for _ in self.cycle(cycle):
+                if self.late():
                     return "time"
                 if (
                     target is not None
@@ -194,72 +122,21 @@ class _Training:
             self.selection.look(self.learner, self.env_steps)
         return "budget"
 
-    def rewarded(self) -> str:
-        """Imitation, then reward and teacher at once, until the budget or time is spent, or the target is met."""
-        config, target = self.config, self.config.until_retention
-        if self.reward.imitate > 0 and any(self._late() for _ in self._cycle(0)):
-            return "time"
-        if self.reward.imitate > 0 and self.selection.meets(self.learner, self.env_steps, target):
-            return "target"
-        experience = self._meet_reward()
-        began, steps = self.env_steps, max(1, self.total - self.env_steps)
-        updates = reinforced(
-            self.learner,
-            experience,
-            self.reward,
-            steps=steps,
-            taken=began,
-            value_weight=config.value_weight,
-            seed=config.seed,
-            memory=self.memory,
-            known=self._known,
-            clock=self.clock,
-        )
-        looks = 1
-        for update in self._told(updates):
-            if self._late():
-                return "time"
-            if update.progress.env_steps - began >= looks * steps / self.reward.looks < steps:
-                looks += 1
-                if self.selection.meets(self.learner, self.env_steps, target):
-                    return "target"
-        return "target" if self.selection.meets(self.learner, self.env_steps, target) else "budget"
-
-    def _meet_reward(self) -> Experience:
-        """The student that acts so far goes on as an actor, in environments that begin anew."""
-        config, student = self.config, self.learner.student
-        student.load_state_dict(self.learner.averaged.state_dict())
-        ratio = config.method == "ppd"
-        with self.clock.phase("learn"):
-            learner, experience = start(
-                student,
-                self.teacher,
-                self.collector.envs,
-                self.reward,
-                loss=self.loss or pull(student.spec, self.sample, ratio=ratio),
-                ratio=ratio,
-                lr=cosine(self.reward.reward_rate),
-                seed=SEEDS * config.seed,
-            )
-        learner.updates = self.learner.updates
-        self.learner, self.collector = learner, experience.collector
-        self.memory = Ring(self.reward.rollout, seed=config.seed, extra=False)
-        return experience
-
-    def _late(self) -> bool:
+    def late(self) -> bool:
         """Whether the guard's time is over; the student is looked at then."""
         if self.config.max_seconds is None or self.clock.elapsed <= self.config.max_seconds:
             return False
         self.selection.look(self.learner, self.env_steps)
         return True
 
-    def _cycle(self, cycle: int) -> Iterator[Update]:
+    def cycle(self, cycle: int) -> Iterator[Update]:
+        """Imitation for as long as a cycle is."""
         seen = self.env_steps
         done, steps = (2**cycle - 1) * self.steps, 2**cycle * self.steps
         beta = mixture(self.config, cycle)
         learner, memory, config, clock = self.learner, self.memory, self.config, self.clock
         if config.method == "dataset":
-            updates = replay(learner, memory, config, steps=steps, done=done, known=self._known, clock=clock)
+            updates = replay(learner, memory, config, steps=steps, done=done, known=self.known, clock=clock)
         else:
             updates = interact(
                 learner,
@@ -270,19 +147,21 @@ class _Training:
                 beta=beta,
                 done=done,
                 taken=seen,
-                known=self._known,
+                known=self.known,
                 clock=clock,
             )
-        yield from self._told(updates)
+        yield from self.told(updates)
 
-    def _told(self, updates: Iterator[Update]) -> Iterator[Update]:
+    def told(self, updates: Iterator[Update]) -> Iterator[Update]:
+        """The updates, counted, with news of them after each round."""
         for update in updates:
             if self.on_tick is not None and update.progress.env_steps != self.env_steps:
                 self.on_tick(Tick(update, self.learner, self.collector, self.memory, self.total))
             self.env_steps, self.updates = update.progress.env_steps, update.step
             yield update
 
-    def _known(self, progress: Progress) -> Progress:
+    def known(self, progress: Progress) -> Progress:
+        """The progress with what only measuring tells."""
         return self.selection.known(progress, acting(self.learner.averaged), self.memory)
 
     def _time_to_look(self) -> bool:

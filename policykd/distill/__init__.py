@@ -1,0 +1,96 @@
+"""One call from a teacher and an environment to a measured student; written only with public rooms below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from policykd import students
+from policykd.clock import Clock
+from policykd.config import REWARDED, DistillConfig, RewardConfig
+from policykd.distill.rewarded import with_reward
+from policykd.distill.training import Training
+from policykd.errors import SpaceError
+from policykd.home import recipe_for
+from policykd.load import load_teacher
+from policykd.losses import Objective, PairLoss, Weighted
+from policykd.news import Look, Tick
+from policykd.policy import Policy
+from policykd.prediction import Spec
+from policykd.recipe import Recipe
+from policykd.reinforced import check_actor, check_density
+from policykd.report import Report
+
+__all__ = ["Look", "Tick", "distill", "recipe_for"]
+
+
+def distill(
+    teacher: Policy | str | Path,
+    student: Policy | None = None,
+    env: str | Path | Recipe | Callable[..., gym.Env] | None = None,
+    *,
+    config: DistillConfig | None = None,
+    reward: RewardConfig | None = None,
+    loss: Weighted | Objective | PairLoss | None = None,
+    hidden: str | tuple[int, ...] = (64, 64),
+    on_tick: Callable[[Tick], None] | None = None,
+    on_look: Callable[[Look], None] | None = None,
+    **changes: Any,
+) -> Report:
+    """Teach ``student`` what ``teacher`` does in ``env``, and measure what it kept.
+
+    Args:
+        teacher: a Policy, or a path that ``load_teacher`` reads.
+        student: the student to teach, in place; None builds ``students.suited(teacher, hidden)``.
+        env: Gymnasium id, path of a recipe, Recipe, or a function that makes an environment; None takes the teacher's.
+        config: how; ``changes`` are fields of it or of ``reward``, ``distill(..., steps=50_000, seed=1)``.
+        reward: how methods that learn from reward too (``ppd``, ``kickstart``) do that.
+        loss: objective or pair loss; None takes the family's default (``losses.defaults``).
+        hidden: widths of the student that is built.
+        on_tick, on_look: called after each round, and after each selection.
+
+    Returns:
+        The Report; its ``policy`` is the student with the best weights by selection.
+
+    Raises:
+        SpaceError: ``space.*`` when teacher, student and environment do not fit together, ``reinforced.density`` for
+            a family that explores nothing and shall learn from reward.
+        UsageError: ``config.*`` for budgets that cannot be meant.
+    """
+    clock = Clock()
+    with clock.phase("load"):
+        rewarded = {f.name: changes.pop(f.name) for f in fields(RewardConfig) if f.name in changes}
+        config, reward = replace(config or DistillConfig(), **changes), replace(reward or RewardConfig(), **rewarded)
+        teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
+        if config.method in REWARDED:
+            check_density(teacher.spec if student is None else student.spec)
+        recipe = recipe_for(teacher, env)
+        if student is None:
+            student = students.suited(teacher, hidden, seed=config.seed)
+        _check_student(student.spec, teacher.spec)
+        student.origin = replace(
+            student.origin,
+            env_id=recipe.env_id,
+            env_kwargs=recipe.env_kwargs,
+            wrappers=recipe.wrappers,
+            gamma=teacher.origin.gamma,
+        )
+    if config.method in REWARDED:
+        check_actor(student)
+    training = Training(teacher, student, recipe, config, reward, clock, loss, on_tick, on_look)
+    stopped_by = with_reward(training) if config.method in REWARDED else training.run()
+    return training.report(stopped_by)
+
+
+def _check_student(student: Spec, teacher: Spec) -> None:
+    for name, (found, wanted) in student.differences(teacher).items():
+        raise SpaceError(
+            f"space.{name}",
+            f"a student for the {name} {found}",
+            f"the teacher's, {wanted}",
+            "build it with students.mlp(teacher.spec)",
+        )
