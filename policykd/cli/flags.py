@@ -88,14 +88,16 @@ class Flag:
 
 
 def flags_of(record: type, inner: str | None = None) -> list[Flag]:
-    """The flags of a dataclass: positional and own fields first, a base's, those of records in it, its root's last."""
+    """The flags of a dataclass: positional and own first, its bases', those of inner records, its root's last."""
     hints, sentences = get_type_hints(record), _sentences(record)
-    own, root = (set(inspect.get_annotations(r)) for r in (record, record.__mro__[-2]))
-    found: list[tuple[int, Flag]] = []
+    root = len(record.__mro__) - 2
+    bases = reversed(list(enumerate(record.__mro__)))
+    depth = {name: k for k, base in bases for name in inspect.get_annotations(base)}  # of the nearest that has it
+    found: list[tuple[tuple[int, int], Flag]] = []
     for field in fields(record):
         kind = hints[field.name]
         if isinstance(kind, type) and is_dataclass(kind):
-            found += [(2, flag) for flag in flags_of(kind, field.name)]
+            found += [((2, 0), flag) for flag in flags_of(kind, field.name)]
             continue
         parts = get_args(kind) if get_origin(kind) is UnionType else (kind,)
         plain = [part for part in parts if part is not type(None)]
@@ -109,8 +111,8 @@ def flags_of(record: type, inner: str | None = None) -> list[Flag]:
             field.metadata.get("shown"),
             field.metadata.get("joined"),
         )
-        rank = 0 if flag.default is MISSING or field.name in own else 3 if field.name in root else 1
-        found.append((rank, flag))
+        k = depth[field.name]
+        found.append(((0, 0) if flag.default is MISSING or k == 0 else (3, 0) if k == root else (1, k), flag))
     return [flag for _, flag in sorted(found, key=lambda pair: pair[0])]
 
 
