@@ -1,4 +1,4 @@
-"""The loop that makes labelled batches for a Learner, from environments or from a dataset; it measures no returns."""
+"""Labelled batches for a Learner from environments or from a memory, one update at a time; it measures no returns."""
 
 from __future__ import annotations
 
