@@ -25,9 +25,11 @@ __all__ = [
     "Spec",
     "Update",
     "__version__",
+    "classifiers",
     "council",
     "datasets",
     "distill",
+    "distill_classifier",
     "distributions",
     "errors",
     "evaluate",
@@ -41,11 +43,13 @@ __all__ = [
     "reinforced",
     "rollouts",
     "students",
+    "supervised",
     "teachers",
 ]
 
 if TYPE_CHECKING:
     from policykd import (
+        classifiers,
         datasets,
         distributions,
         errors,
@@ -55,8 +59,10 @@ if TYPE_CHECKING:
         reinforced,
         rollouts,
         students,
+        supervised,
         teachers,
     )
+    from policykd.classify import distill_classifier
     from policykd.council import council
     from policykd.distill import distill
     from policykd.evaluation import evaluate
@@ -84,6 +90,7 @@ _HOMES = {
     "Update": "policykd.prediction",
     "council": "policykd.council",
     "distill": "policykd.distill",
+    "distill_classifier": "policykd.classify",
     "evaluate": "policykd.evaluation",
     "frontier": "policykd.frontier",
     "load_student": "policykd.load",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from policykd.errors import UnknownNameError, UsageError
-from policykd.sizes import parse_size
+from policykd.sizes import parse_hidden, parse_size
 
 __all__ = [
     "COMBINATIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "Method",
     "RewardConfig",
     "Teaching",
+    "parse_via",
 ]
 
 Method = Literal["teacher", "student", "dagger", "dataset", "ppd", "kickstart"]
@@ -233,3 +235,44 @@ class FrontierConfig(Teaching):
             raise UsageError("frontier.episodes", f"--max-episodes {self.max_episodes}", "100 or more")
         for size in self.sizes:
             parse_size(size)
+
+
+def parse_via(
+    via: str | Sequence[str | Sequence[int]], how: DistillConfig, reward: RewardConfig
+) -> tuple[tuple[int, ...] | str, ...]:
+    """Widths of the assistants between teacher and student, from the first to the last; ``"same"`` stays a word.
+
+    Args:
+        via: ``["256,256", (64, 64), "same"]``; a single text is a single assistant.
+        how, reward: what they are taught with.
+
+    Raises:
+        UsageError: ``distill.via`` for anything else, and for settings under which an assistant cannot hand on what it
+            has learnt.
+    """
+    sizes = [via] if isinstance(via, str) else list(via)
+    if any(isinstance(size, int) for size in sizes):
+        raise UsageError("distill.via", f"via={via!r}", "a list of sizes, one for each assistant", f"via=[{via!r}]")
+    if sizes and how.method == "dataset":
+        raise UsageError(
+            "distill.via",
+            "assistants with the method dataset",
+            "teacher, student, dagger, ppd or kickstart: what a dataset holds is the teacher's word, and stays it",
+            "leave --via out, or --method",
+        )
+    if sizes and reward.value_gate and how.method in REWARDED:
+        raise UsageError(
+            "distill.via",
+            "assistants with --value-gate",
+            "one of them: an assistant that learnt from reward has no values to compare",
+            "leave --value-gate out",
+        )
+    try:
+        return tuple("same" if size == "same" else parse_hidden(size) for size in sizes)
+    except UsageError as why:
+        raise UsageError(
+            "distill.via",
+            f"an assistant with {why.found}",
+            f"{why.expected}, or 'same'",
+            "type --via 256,256 --via 64,64 for two assistants of two layers",
+        ) from None

@@ -12,7 +12,15 @@ import numpy as np
 
 from policykd.errors import UsageError
 
-__all__ = ["Interval", "check_level", "mean_interval", "ratio_interval", "student_t", "student_t_interval"]
+__all__ = [
+    "Interval",
+    "check_level",
+    "mean_interval",
+    "ratio_interval",
+    "share_interval",
+    "student_t",
+    "student_t_interval",
+]
 
 _RESAMPLES = 4000
 _BLOCK = 2_000_000  # weights held at once
@@ -147,6 +155,21 @@ def ratio_interval(
     failed, passed = ((s + share * (mean - s) - r) / gap for mean in (random.mean(), teacher.mean()))
     tail = (1 - level) / 2
     return float(min(low, np.quantile(failed, tail))), float(max(high, np.quantile(passed, 1 - tail)))
+
+
+def share_interval(hits: int, n: int, level: float = 0.95) -> Interval:
+    """A share of n independent trials, with the score interval (Wilson 1927), which holds near 0 and 1 too.
+
+    Raises:
+        UsageError: ``interval.share`` unless 0 <= hits <= n and n > 0; ``interval.level``.
+    """
+    check_level(level)
+    if not (0 <= hits <= n and n > 0):
+        raise UsageError("interval.share", f"{hits} of {n}", "a share of one trial or more")
+    z, share = NormalDist().inv_cdf(0.5 + level / 2), hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def student_t_interval(means: Sequence[float]) -> Interval:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic
 
 import torch
@@ -13,9 +15,10 @@ from typing_extensions import TypeVar
 
 from policykd.errors import UsageError
 from policykd.losses import Objective, PairLoss, Weighted, as_objective
+from policykd.losses.adversarial import Opponents
 from policykd.optimizer import Adam, Flat
 from policykd.policy import Blocks, Many, Policy, Taught
-from policykd.prediction import Batch, Progress, Update
+from policykd.prediction import Batch, Progress, Update, map_obs
 from policykd.shortcut import Reduced, Shortcut
 
 __all__ = ["Learner", "Schedule", "reduce_rows"]
@@ -45,12 +48,34 @@ def reduce_rows(rows: Tensor, weight: Tensor | None, mask: Tensor | None, *, mem
 
 def _blanked(batch: Batch, mask: Tensor) -> Batch:
     # 0 x NaN is NaN in a gradient: what is masked out must not only count 0, it must be harmless.
-    def blank(t: Tensor) -> Tensor:
-        return t.masked_fill(~mask.bool().reshape(*mask.shape, *[1] * (t.dim() - mask.dim())), 0)
+    mask = mask.bool()
+    alive = mask.flatten(1).any(1) if mask.dim() > 1 else mask  # rows of the first dimension where anything counts
 
+    def cleared(t: Tensor, keep: Tensor) -> Tensor:
+        return t.masked_fill(~keep.reshape(*keep.shape, *[1] * (t.dim() - keep.dim())), 0)
+
+    def blank(t: Tensor) -> Tensor:
+        return cleared(t, mask if t.shape[: mask.dim()] == mask.shape else alive)
+
+    def blank_feature(t: Tensor) -> Tensor:
+        return blank(t) if t.dim() > mask.dim() else cleared(t, alive)  # one of a sentence may be as wide as it is long
+
+    def blank_obs(t: Tensor) -> Tensor:
+        # A token that does not count is still its neighbours' context, and which of them are words is no number.
+        if t.dtype == torch.bool:
+            return t
+        t = cleared(t, alive)
+        if mask.dim() > 1 and t.is_floating_point() and t.shape[: mask.dim()] == mask.shape:
+            return torch.where(t.isfinite(), t, cleared(t, mask))
+        return t
+
+    target = batch.target.map(blank)
+    if target.features:
+        target = replace(target, features={name: blank_feature(t) for name, t in batch.target.features.items()})
     # Whose rows they are is true of those that do not count, too.
-    kept = {name: column for name, column in batch.extra.items() if name == "task"}
-    return batch.map(blank).with_extra(**kept)
+    extra = {name: column if name == "task" else blank(column) for name, column in batch.extra.items()}
+    weight = None if batch.weight is None else blank(batch.weight)
+    return Batch(map_obs(batch.obs, blank_obs), target, weight, mask, extra)
 
 
 def _trained(student: Taught) -> Blocks:
@@ -86,6 +111,11 @@ class Learner(Generic[S]):
         average: decay of the exponential moving average of the weights that ``averaged`` holds (Polyak & Juditsky
             1992); None keeps none, and ``averaged`` is the student itself.
         max_grad_norm: the gradient (of each member) is scaled down to this norm; None leaves it alone.
+        adversary_lr: learning rate of the adversaries in the objective (``losses.Adversary``), which have an Adam of
+            their own and are stepped after the student on the pairs that they judged; None takes the student's.
+
+    Attributes:
+        adversary_loss: of the last step, reduced as every loss; None where nothing was judged. It is no term.
     """
 
     def __init__(
@@ -96,11 +126,15 @@ class Learner(Generic[S]):
         lr: Schedule = 3e-3,
         average: float | None = 0.99,
         max_grad_norm: float | None = 1.0,
+        adversary_lr: Schedule | None = None,
     ) -> None:
         self.student, self.objective, self.lr = student, as_objective(objective), lr
-        self.average, self.max_grad_norm = average, max_grad_norm
+        self.average, self.max_grad_norm, self.adversary_lr = average, max_grad_norm, adversary_lr
         self._many = isinstance(student, Many)
-        trained, losses = _trained(student), [p for m in self.objective.modules for p in m.parameters()]
+        self._opponents = Opponents.of(self.objective)
+        theirs = self._opponents.parameters if self._opponents else frozenset()
+        trained = _trained(student)
+        losses = [p for m in self.objective.modules for p in m.parameters() if id(p) not in theirs]
         # The averaged student follows the student's own weights; a parametric loss's are trained but never acted with.
         self._own = sum(p.numel() for _, block in trained for p in block)
         if self._many:
@@ -112,6 +146,7 @@ class Learner(Generic[S]):
         self._shortcut = Shortcut.of(student, self.objective)
         self.updates = 0
         self._last: Mapping[str, Tensor] = {}
+        self.adversary_loss: Tensor | None = None
         self.averaged: S = student if average is None else copy.deepcopy(student)
         self._flat_average = None if average is None else Flat(_trained(self.averaged))
 
@@ -136,6 +171,10 @@ class Learner(Generic[S]):
         self._flat.gather()
         norm = self._clip()
         self._optimizer.step(lr)
+        if self._opponents:
+            own = lr if self.adversary_lr is None else self.adversary_lr
+            reduce = partial(reduce_rows, members=self._many)
+            self.adversary_loss = self._opponents.step(own(progress) if callable(own) else own, reduce)
         self.updates += 1
         self._follow()
         self._last = terms
@@ -146,9 +185,13 @@ class Learner(Generic[S]):
         terms: dict[str, Tensor] = {}
         weights: dict[str, float | Tensor] = {}
         parts: list[Tensor] = []
+        if self._opponents:
+            self._opponents.forget()
         for one in (batch,) if isinstance(batch, Batch) else batch:
             rows = one if one.mask is None else _blanked(one, one.mask)
-            for name, term in self.objective.terms(self.student.read(rows), rows, progress).items():
+            with self._opponents.hearing(rows) if self._opponents else nullcontext():
+                found = self.objective.terms(self.student.read(rows), rows, progress)
+            for name, term in found.items():
                 reduced = reduce_rows(term.rows, rows.weight, rows.mask, members=self._many)
                 plain = isinstance(term.weight, float) and term.weight == 1
                 parts.append(reduced if plain else term.weight * reduced)
@@ -203,11 +246,14 @@ class Learner(Generic[S]):
             lr=self.lr,
             average=self.average,
             max_grad_norm=self.max_grad_norm,
+            adversary_lr=self.adversary_lr,
         )
         if not same:
             less.averaged = self.averaged.kept(members)
             less._flat_average = Flat(_trained(less.averaged))
         less._optimizer.take(self._optimizer, self._numbers_of(members))
+        if self._opponents and less._opponents:
+            less._opponents.optimizer.load_state_dict(self._opponents.optimizer.state_dict())
         less.updates = self.updates
         less._last = self._last
         return less
@@ -233,6 +279,8 @@ class Learner(Generic[S]):
             "updates": self.updates,
             "last": dict(self._last),
         }
+        if self._opponents:
+            state["adversary"] = self._opponents.optimizer.state_dict()
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -242,5 +290,7 @@ class Learner(Generic[S]):
         for module, saved in zip(self.objective.modules, state["losses"], strict=True):
             module.load_state_dict(saved)
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._opponents:
+            self._opponents.optimizer.load_state_dict(state["adversary"])
         self.updates = state["updates"]
         self._last = dict(state.get("last", {}))  # a state from before dynamic weights has none

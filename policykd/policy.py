@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from policykd.distributions import masked
+from policykd.errors import UsageError
 from policykd.prediction import Batch, Obs, Origin, Prediction, Spec, map_obs, obs_tensor
 
-__all__ = ["ActingLayers", "Blocks", "Many", "Policy", "Taught"]
+__all__ = ["ActingLayers", "Blocks", "Many", "Policy", "Taught", "tagged", "task_of"]
 
 Blocks: TypeAlias = list[tuple[int, list[nn.Parameter]]]
 """Parameters in blocks, with how many members the first dimension of each tensor of a block counts."""
@@ -44,6 +45,35 @@ class Taught(nn.Module, ABC):
     @abstractmethod
     def read(self, batch: Batch) -> Prediction:
         """What it says about the rows of ``batch``, with a gradient to its weights."""
+
+
+def tagged(batch: Batch, number: int) -> Batch:
+    """``batch`` with the task's number in ``extra["task"]``, ``[n]``: what a student of several tasks needs to know."""
+    return batch.with_extra(task=torch.full((len(batch),), number))
+
+
+def task_of(batch: Batch, tasks: Sequence[str]) -> int:
+    """The number of the task whose rows a batch holds; masked rows have no say in it.
+
+    Raises:
+        UsageError: ``batch.task`` for a batch of several tasks, or one that names none.
+    """
+    number = batch.extra.get("task")
+    if number is None:
+        raise UsageError("batch.task", 'a batch without extra["task"]', "the task's number", "student.tag(name, batch)")
+    counted = number
+    if batch.mask is not None:
+        counted = number[batch.mask.bool().reshape(len(number), -1).any(-1)]
+    # A row that is masked out may have been blanked, its number too.
+    low, high = (int(t) for t in (counted if len(counted) else number).aminmax())
+    if low != high or not 0 <= low < len(tasks):
+        raise UsageError(
+            "batch.task",
+            f"a batch of the tasks {low} to {high}",
+            f"one task a batch, 0 to {len(tasks) - 1}",
+            "give Learner.step a list of batches, one a task",
+        )
+    return low
 
 
 class Policy(Taught):

@@ -10,9 +10,9 @@ from typing import Any
 
 from policykd.evaluation import Interval, Kept, Score
 from policykd.policy import Policy
-from policykd.students import MultiTask
+from policykd.students import MultiTask, Student
 
-__all__ = ["Candidate", "FrontierReport", "Measured", "MultiReport", "Report", "geometric_mean", "versions"]
+__all__ = ["Candidate", "FrontierReport", "Measured", "MultiReport", "Report", "Stage", "geometric_mean", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -120,6 +120,8 @@ class Report:
     """One entry a selection: environment steps, updates, selection return and retention."""
     policy: Policy | None = field(default=None, repr=False, compare=False)
     """The trained student itself; not part of the JSON."""
+    via: tuple[Report, ...] = ()
+    """Of assistants between teacher and student, each with steps and seconds of its own; those above are of all."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of report.json; nothing in it is NaN or infinite."""
@@ -137,6 +139,7 @@ class Report:
             "agreement": self.kept.agreement,
             "kl": _finite(self.kept.kl),
             "value_error": _finite(self.kept.value_error),
+            "via": [_assistant(it) for it in self.via],
             **_course(self),
         }
 
@@ -147,6 +150,39 @@ class Report:
             f"{size}: return {s.return_mean:.1f} [{s.return_ci[0]:.1f}, {s.return_ci[1]:.1f}], "
             f"teacher {t.return_mean:.1f}, random {self.random.return_mean:.1f}; retention {self.retention}"
         )
+
+
+def _assistant(report: Report) -> dict[str, Any]:
+    """What a chain's report says of a stage before the last."""
+    hidden = report.policy.shape.hidden if isinstance(report.policy, Student) else None
+    return {
+        "hidden": None if hidden is None else list(hidden),
+        "path": None,
+        "params": report.student.params,
+        "bytes": report.student.bytes,
+        "return_mean": report.student.return_mean,
+        "return_ci": list(report.student.return_ci),
+        "episodes": report.student.episodes,
+        **_retention(report.retention),
+        "agreement": report.kept.agreement,
+        "stopped_by": report.stopped_by,
+        "env_steps": report.env_steps,
+        "updates": report.updates,
+        "seconds": {k: round(v, 3) for k, v in report.seconds.items()},
+        "history": [{k: _json(v) for k, v in look.items()} for look in report.history],
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """News of a chain: who is taught now, or has been."""
+
+    number: int
+    """1 for the first assistant, ``of`` for the student."""
+    of: int
+    student: Policy
+    report: Report | None = None
+    """None before; an assistant's own, or in the end the whole chain's."""
 
 
 @dataclass(frozen=True, eq=False)

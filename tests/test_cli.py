@@ -52,7 +52,7 @@ def test_help_of_a_verb_says_a_sentence_for_each_flag(verb: str, capsys: pytest.
     code, out, err = said(capsys, verb, "--help")
     assert (code, err) == (0, "")
     assert said(capsys, "help", verb)[1] == out
-    flags = flags_of(import_module(f"policykd.cli.arguments.{verb}").Arguments)
+    flags = flags_of(import_module(f"policykd.cli.arguments.{verb.replace('-', '_')}").Arguments)
     text = " ".join(out.replace("│", " ").split())
     for flag in flags:
         shown = flag.metavar if flag.default is MISSING else flag.option
@@ -63,10 +63,11 @@ def test_help_of_a_verb_says_a_sentence_for_each_flag(verb: str, capsys: pytest.
 
 
 def test_verbs_with_randomness_take_a_seed_and_verbs_that_write_take_out_and_dry_run() -> None:
-    names = {v: {f.name for f in flags_of(import_module(f"policykd.cli.arguments.{v}").Arguments)} for v in VERBS}
-    seeded = {"train", "distill", "frontier", "multitask", "evaluate", "label"}
+    modules = {v: import_module(f"policykd.cli.arguments.{v.replace('-', '_')}") for v in VERBS}
+    names = {v: {f.name for f in flags_of(module.Arguments)} for v, module in modules.items()}
+    seeded = {"train", "distill", "distill-classifier", "frontier", "multitask", "evaluate", "label"}
     assert {verb for verb, known in names.items() if "seed" in known} == seeded
-    writers = {"train", "distill", "frontier", "multitask", "label", "promote"}
+    writers = {"train", "distill", "distill-classifier", "frontier", "multitask", "label", "promote"}
     assert {verb for verb, known in names.items() if {"out", "dry_run"} <= known} == writers
 
 

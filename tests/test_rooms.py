@@ -30,7 +30,7 @@ STAIRS = [
     ["prediction"],
     ["distributions"],
     ["intervals"],
-    ["clock", "config", "disk", "env_ids", "fused"],
+    ["class_config", "clock", "config", "disk", "env_ids", "fused"],
     ["sizes"],
     ["errors"],
 ]

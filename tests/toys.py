@@ -11,8 +11,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.distributions import Categorical
-from policykd.policy import Policy
-from policykd.prediction import Obs, Origin, Prediction, Spec
+from policykd.policy import Policy, Taught
+from policykd.prediction import Batch, Obs, Origin, Prediction, Spec
 
 CARTPOLE = Spec(spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2), "categorical")
 
@@ -184,3 +184,36 @@ class Keen(Policy):
     @property
     def acting_parameters(self) -> int:
         return self.size
+
+
+@final
+class Scorer(Taught):
+    """A linear classifier of ``[n, d]`` inputs, with a word of its own: student and teacher of the supervised tests.
+
+    Attributes:
+        asked: rows that ``label`` was asked about.
+    """
+
+    def __init__(self, width: int, classes: int, seed: int = 0, gain: float = 0.1) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.layer = nn.Linear(width, classes)
+        with torch.no_grad():
+            self.layer.weight.copy_(gain * torch.randn(classes, width, generator=generator))
+            self.layer.bias.zero_()
+        self.asked = 0
+
+    def forward(self, inputs: Tensor) -> Prediction:
+        hidden = inputs.float().flatten(1)
+        return Prediction(Categorical(self.layer(hidden)), features={"inputs": hidden})
+
+    def read(self, batch: Batch) -> Prediction:
+        assert isinstance(batch.obs, Tensor)
+        said: Prediction = self(batch.obs)
+        return said
+
+    def label(self, inputs: Tensor) -> Prediction:
+        self.asked += len(inputs)
+        with torch.no_grad():
+            said: Prediction = self(inputs)
+        return said

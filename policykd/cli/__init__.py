@@ -23,6 +23,7 @@ VERBS = {
     "distill": "teach a small student what a trained agent does, and measure what it kept",
     "frontier": "find the smallest student that can be trusted, every size taught at once",
     "multitask": "teach one student what several trained agents do, and measure every task",
+    "distill-classifier": "teach a small classifier of images or texts what a large one says",
     "evaluate": "play agents and students on the same episodes",
     "compare": "one table over runs and agents, from what was measured",
     "inspect": "what is in a checkpoint, and what code it carries, without running it",
@@ -79,7 +80,7 @@ def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
-        print(_HELP.format(verbs="\n".join(f"  {name:<10}{says}" for name, says in VERBS.items())), end="")
+        print(_HELP.format(verbs="\n".join(f"  {name:<19}{says}" for name, says in VERBS.items())), end="")
         return 0
     if argv[0] in ("-V", "--version"):
         print(f"policykd {__version__}")
@@ -92,7 +93,8 @@ def _dispatch(argv: list[str]) -> int:
 
     from policykd.cli.flags import parse
 
-    arguments = parse(import_module(f"policykd.cli.arguments.{verb}").Arguments, verb, rest)
+    module = verb.replace("-", "_")
+    arguments = parse(import_module(f"policykd.cli.arguments.{module}").Arguments, verb, rest)
     if arguments is None:
         return 0
 
@@ -100,11 +102,11 @@ def _dispatch(argv: list[str]) -> int:
 
     screen = Screen(arguments, command=f"policykd {_shell(argv)}", began=began)
     if not arguments.json:
-        import_module(f"policykd.cli.verbs.{verb}").run(arguments, screen)
+        import_module(f"policykd.cli.verbs.{module}").run(arguments, screen)
         return 0
     # Environments and users' losses may print: stdout holds the object alone.
     with redirect_stdout(sys.stderr):
-        found = import_module(f"policykd.cli.verbs.{verb}").run(arguments, screen)
+        found = import_module(f"policykd.cli.verbs.{module}").run(arguments, screen)
     print(json.dumps(found, indent=1, allow_nan=False, default=str))
     return 0
 

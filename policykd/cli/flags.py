@@ -38,7 +38,8 @@ class Flag:
         sentence: what stands under the field.
         inner: the field that holds the inner record, None for the record itself.
         shown: what stands for the value in the help.
-        joined: pattern of values that may follow one another as separate words.
+        joined: pattern of values that may follow one another as separate words, to become one value; of a tuple, each
+            is a value of its own, and the option may be repeated.
     """
 
     name: str
@@ -198,18 +199,33 @@ def _by_tyro(flags: Sequence[Flag], given: Mapping[str, Any], program: str, says
 
 
 def _join_words(flags: Sequence[Flag], argv: Sequence[str]) -> Iterator[str]:
-    """``--hidden 64 64`` as ``--hidden 64,64``, so that a positional argument may follow."""
-    patterns = {flag.option: flag.joined for flag in flags if flag.joined is not None}
+    """``--hidden 64 64`` as ``--hidden 64,64``, so that a positional argument may follow.
+
+    Of a tuple all values, also those of its repetitions, come last: ``--via 64,64 --via 8 PATH`` as
+    ``PATH --via 64,64 8``.
+    """
+    joined = {flag.option: flag for flag in flags if flag.joined is not None}
+    several: dict[str, list[str]] = {}
     rest = list(argv)
     while rest:
         word = rest.pop(0)
-        yield word
-        if word in patterns:
-            parts = []
-            while rest and re.fullmatch(patterns[word], rest[0]):
-                parts.append(rest.pop(0))
-            if parts:
-                yield ",".join(parts)
+        name, value = _option_of(word)
+        if name not in joined:
+            yield word
+            continue
+        is_tuple = get_origin(joined[name].kind) is tuple
+        parts = [] if value is None else [value]
+        if is_tuple and value is None and rest and not rest[0].startswith("--"):
+            parts.append(rest.pop(0))  # whatever it is: who reads it says what is wrong with it
+        while value is None and rest and re.fullmatch(joined[name].joined or "", rest[0]):
+            parts.append(rest.pop(0))
+        if is_tuple:
+            several.setdefault(name, []).extend(parts)
+        else:
+            yield word
+            yield from [",".join(parts)] if parts and value is None else []
+    for name, parts in several.items():
+        yield from (name, *parts)
 
 
 def _option_of(word: str) -> tuple[str, str | None]:

@@ -5,8 +5,9 @@ Minari's datasets are read and written by ``policykd.datasets.minari``, which ne
 
 from __future__ import annotations
 
+from policykd.datasets.labelled import NAMES, Labelled, Split, find
 from policykd.datasets.manifest import Manifest
 from policykd.datasets.ring import Ring
 from policykd.datasets.shards import Dataset, read, write
 
-__all__ = ["Dataset", "Manifest", "Ring", "read", "write"]
+__all__ = ["NAMES", "Dataset", "Labelled", "Manifest", "Ring", "Split", "find", "read", "write"]

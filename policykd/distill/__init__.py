@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,21 @@ import gymnasium as gym
 
 from policykd import students
 from policykd.clock import Clock
-from policykd.config import REWARDED, DistillConfig, RewardConfig
+from policykd.config import REWARDED, DistillConfig, RewardConfig, parse_via
+from policykd.distill.chain import Loss, OnLook, OnTick, assistants, check_loss, pass_on
 from policykd.distill.rewarded import with_reward
 from policykd.distill.training import Training
 from policykd.errors import SpaceError
 from policykd.home import recipe_for
 from policykd.load import load_teacher
-from policykd.losses import Objective, PairLoss, Weighted
 from policykd.news import Look, Tick
 from policykd.policy import Policy
 from policykd.prediction import Spec
 from policykd.recipe import Recipe
 from policykd.reinforced import check_actor, check_density
-from policykd.report import Report
+from policykd.report import Report, Stage
 
-__all__ = ["Look", "Tick", "distill", "recipe_for"]
+__all__ = ["Look", "Stage", "Tick", "distill", "recipe_for"]
 
 
 def distill(
@@ -35,10 +35,12 @@ def distill(
     *,
     config: DistillConfig | None = None,
     reward: RewardConfig | None = None,
-    loss: Weighted | Objective | PairLoss | None = None,
+    loss: Loss | None = None,
     hidden: str | tuple[int, ...] = (64, 64),
-    on_tick: Callable[[Tick], None] | None = None,
-    on_look: Callable[[Look], None] | None = None,
+    via: str | Sequence[str | Sequence[int]] = (),
+    on_tick: OnTick | None = None,
+    on_look: OnLook | None = None,
+    on_stage: Callable[[Stage], None] | None = None,
     **changes: Any,
 ) -> Report:
     """Teach ``student`` what ``teacher`` does in ``env``, and measure what it kept.
@@ -50,16 +52,20 @@ def distill(
         config: how; ``changes`` are fields of it or of ``reward``, ``distill(..., steps=50_000, seed=1)``.
         reward: how methods that learn from reward too (``ppd``, ``kickstart``) do that.
         loss: objective or pair loss; None takes the family's default (``losses.defaults``).
-        hidden: widths of the student that is built.
+        hidden: widths of the student that is built; the teacher's own make it a born-again one (1805.04770).
+        via: widths of assistants between teacher and student, largest first, ``[(256, 256), (64, 64)]``: each is taught
+            by the one before, at these settings (1902.03393). ``"same"`` is one of the student's shape (1805.04770).
         on_tick, on_look: called after each round, and after each selection.
+        on_stage: called before and after each assistant and the student.
 
     Returns:
-        The Report; its ``policy`` is the student with the best weights by selection.
+        The Report; its ``policy`` is the student with the best weights by selection. With assistants its steps, updates
+        and seconds are of all; theirs are in ``via``. All retentions and targets are in the scale of ``teacher``.
 
     Raises:
         SpaceError: ``space.*`` when teacher, student and environment do not fit together, ``reinforced.density`` for
             a family that explores nothing and shall learn from reward.
-        UsageError: ``config.*`` for budgets that cannot be meant.
+        UsageError: ``config.*`` for budgets that cannot be meant, ``distill.via`` for assistants that cannot.
     """
     clock = Clock()
     with clock.phase("load"):
@@ -72,18 +78,27 @@ def distill(
         if student is None:
             student = students.suited(teacher, hidden, seed=config.seed)
         _check_student(student.spec, teacher.spec)
-        student.origin = replace(
-            student.origin,
-            env_id=recipe.env_id,
-            env_kwargs=recipe.env_kwargs,
-            wrappers=recipe.wrappers,
-            gamma=teacher.origin.gamma,
-        )
+        pupils = [*assistants(parse_via(via, config, reward), teacher, student, seed=config.seed), student]
+        for pupil in pupils:
+            pupil.origin = replace(
+                pupil.origin,
+                env_id=recipe.env_id,
+                env_kwargs=recipe.env_kwargs,
+                wrappers=recipe.wrappers,
+                gamma=teacher.origin.gamma,
+            )
+        if loss is not None and len(pupils) > 1:
+            check_loss(loss, teacher, pupils[0])
     if config.method in REWARDED:
         check_actor(student)
-    training = Training(teacher, student, recipe, config, reward, clock, loss, on_tick, on_look)
-    stopped_by = with_reward(training) if config.method in REWARDED else training.run()
-    return training.report(stopped_by)
+
+    def lesson(
+        by: Policy, pupil: Policy, how: DistillConfig, its_loss: Loss | None, tick: OnTick | None, look: OnLook | None
+    ) -> Report:
+        training = Training(by, pupil, recipe, how, reward, clock, its_loss, tick, look, judge=teacher)
+        return training.report(with_reward(training) if how.method in REWARDED else training.run())
+
+    return pass_on(teacher, pupils, lesson, config, loss, clock, on_tick, on_look, on_stage)
 
 
 def _check_student(student: Spec, teacher: Spec) -> None:

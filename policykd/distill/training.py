@@ -50,10 +50,13 @@ class Training:
         loss: Weighted | Objective | PairLoss | None,
         on_tick: Callable[[Tick], None] | None,
         on_look: Callable[[Look], None] | None,
+        judge: Policy | None = None,
     ) -> None:
+        """``judge`` is whom the student is measured against, where that is not ``teacher``."""
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
         self.reward, self.loss, self.on_tick, self.updates = reward, loss, on_tick, 0
-        self.selection = Selection(teacher, recipe, config, clock, on_look)
+        self.judge = judge or teacher
+        self.selection = Selection(self.judge, recipe, config, clock, on_look)
         self.next_look: float = _FIRST_LOOK
         with_value = (
             config.value_weight > 0 and isinstance(student, students.Student) and student.value_head is not None
@@ -172,7 +175,7 @@ class Training:
         return True
 
     def report(self, stopped_by: str) -> Report:
-        """The student with the best weights, measured beside its teacher on episodes that chose nothing."""
+        """The student with the best weights, measured beside its judge on episodes that chose nothing."""
         config, student = self.config, acting(self.learner.student)
         self.collector.envs.close()
         played = self.selection.played
@@ -184,7 +187,7 @@ class Training:
             method=config.method,
             seed=config.seed,
             stopped_by=stopped_by,
-            teacher=Measured.of(found.teacher, self.teacher),
+            teacher=Measured.of(found.teacher, self.judge),
             student=Measured.of(found.student, student, size),
             random=Measured.of(found.random),
             retention=found.retention,

@@ -166,7 +166,7 @@ def _on_rows(
 
 
 def _join(name: str, term: str) -> str:
-    return f"{name}/{term}" if name else term
+    return f"{name}/{term}" if name and term else name or term
 
 
 def _takes_batch(f: Callable[..., Any]) -> bool:

@@ -4,6 +4,7 @@ Layout of ``runs/<name>/``, every file whole or absent::
 
     run.json, config.json       the command and its versions; the resolved configuration, which ``--config`` takes back
     student/                    student.safetensors and student.json, and the student's TensorBoard events
+    via/<n>-<size>/             an assistant, and its events; its numbers are in report.json
     teacher/, random/           events only: their returns as constant lines in the student's charts
     students/<size>/seed-<n>/   of a frontier: every student; the events of a size lie beside them
     frontier/, target/          of a frontier: events; frontier.png where matplotlib is installed

@@ -46,7 +46,23 @@ _FRONTIER = {
         "return while collecting": ["Multiline", ["rollout/ep_rew_mean"]],
     },
 }
-_LAYOUTS = {"student": _LAYOUT, "frontier": _FRONTIER}
+_CLASSES = {
+    "comparison: teacher, the student alone, distilled": {
+        "accuracy on validation rows": ["Multiline", ["eval/accuracy"]],
+        "-log probability of the label": ["Multiline", ["eval/nll"]],
+        "calibration error": ["Multiline", ["eval/ece"]],
+    },
+    "closeness to the teacher": {
+        "agreement": ["Multiline", ["distill/agreement"]],
+        "KL(teacher || student)": ["Multiline", ["distill/kl"]],
+        "loss": ["Multiline", ["train/loss"]],
+    },
+}
+LAYOUTS: Mapping[str, Mapping[str, Any]] = {
+    "policy": {"student": _LAYOUT, "frontier": _FRONTIER},
+    "classifier": {"student": _CLASSES},
+}
+"""What the page Custom Scalars shows, by what is taught and by series."""
 _FLUSH_SECONDS = 10
 _ALWAYS = ("learning_rate", "method", "seed", "steps")  # hparams, at their defaults too
 
@@ -54,8 +70,8 @@ _ALWAYS = ("learning_rate", "method", "seed", "steps")  # hparams, at their defa
 class Charts:
     """Event files of a run: one sub-folder a series, so that the same tag is one chart with a line for each."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, taught: str = "policy") -> None:
+        self._folder, self._layouts = folder, LAYOUTS[taught]
         self._writers: dict[str, SummaryWriter] = {}
         self._references: set[tuple[str, str]] = set()
 
@@ -64,8 +80,8 @@ class Charts:
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(self._folder / series, flush_secs=_FLUSH_SECONDS)
-            if series in _LAYOUTS:
-                writer.add_custom_scalars(_LAYOUTS[series])
+            if series in self._layouts:
+                writer.add_custom_scalars(self._layouts[series])
             self._writers[series] = writer
         return self._writers[series]
 
@@ -90,9 +106,10 @@ class Charts:
         step = max(report["env_steps"], *looks, 0)
         self._lines_to(step, report)
         self._writer("student").add_text("comparison", _comparison(report), step)
-        self._hparams(
-            {"env_id": report["env_id"], **_telling(config, DistillConfig(), RewardConfig())}, report, step, "student"
-        )
+        asked = {"env_id": report["env_id"], **_telling(config, DistillConfig(), RewardConfig())}
+        if config.get("via"):
+            asked["via"] = " ".join(map(str, config["via"]))
+        self._hparams(asked, report, step, "student")
 
     def conclude_frontier(self, report: Mapping[str, Any], config: Mapping[str, Any], png: bytes | None) -> None:
         """The end of a frontier: retention against parameters (which are the step), table, picture, and hparams."""
@@ -121,6 +138,24 @@ class Charts:
         asked["sizes"] = " ".join(it["name"] for it in report["candidates"])
         self._hparams({**_telling(config, FrontierConfig()), **asked}, report, step, "frontier")
 
+    def conclude_classes(self, report: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """The end of a distilled classifier: test figures as last points, the comparison as a text, and hparams."""
+        step = max((look["examples"] for look in report["history"]), default=0)
+        rows = ["| classifier | accuracy | 95 % interval | calibration error | parameters |", "|---|---|---|---|---|"]
+        for who in ("teacher", "alone", "student"):
+            it = report[who]
+            low, high = it["accuracy_ci"]
+            rows.append(
+                f"| {who} | {it['accuracy']:.4f} | {low:.4f} to {high:.4f} | {it['ece']:.4f} | {it['params']:,} |"
+            )
+            self.scalars(step, {f"test/{name}": it.get(name) for name in ("accuracy", "nll", "ece", "agreement")}, who)
+        self._writer("student").add_text("comparison", "\n".join(rows), step)
+        asked = {k: v for k, v in config.items() if isinstance(v, bool | int | float | str)}
+        mine = report["student"]
+        final = {"accuracy": mine["accuracy"], "gain": report["gain"], "kept": report["kept"]}
+        final |= {"params": mine["params"], "bytes": mine["bytes"]}
+        self._table({"data": report["data"]["name"], **asked}, {f"final/{k}": v for k, v in final.items()}, step)
+
     def _lines_to(self, step: int, report: Mapping[str, Any]) -> None:
         """Teacher's and random policy's lines up to the end."""
         for series, retention in (("teacher", 1.0), ("random", 0.0)):
@@ -129,8 +164,6 @@ class Charts:
             self.reference(step, {**missing, "eval/retention": retention}, series)
 
     def _hparams(self, asked: Mapping[str, Any], report: Mapping[str, Any], step: int, series: str) -> None:
-        from torch.utils.tensorboard.summary import hparams
-
         mine = report["student"]
         final = {
             "final/retention": report["retention"],
@@ -139,6 +172,13 @@ class Charts:
             "final/bytes": mine.get("bytes"),
             "final/agreement": report["agreement"],
         }
+        self._table(asked, final, step, series)
+
+    def _table(
+        self, asked: Mapping[str, Any], final: Mapping[str, float | None], step: int, series: str = "student"
+    ) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
         known = {k: float(v) for k, v in final.items() if v is not None and math.isfinite(v)}
         # SummaryWriter.add_hparams would open one more sub-run, apart from the curves that it belongs to.
         to_file: Any = self._writer(series).file_writer

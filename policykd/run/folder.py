@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
-from policykd import students
+from policykd import classifiers, students
+from policykd.classifiers import Classifier
 from policykd.disk import write_whole
 from policykd.errors import MissingExtraError, RunError
 from policykd.learner import Learner
@@ -22,9 +23,12 @@ from policykd.run.charts import Charts
 from policykd.run.sizes import save_cohort, save_sizes
 from policykd.run.state import pack, unpack
 from policykd.run.tasks import conclude_tasks, save_tasks
+from policykd.run.via import conclude_via
 from policykd.students import Cohort, MultiTask, Student, Tree
 
 __all__ = ["Run", "check_vacant", "file_hash"]
+
+Taught: TypeAlias = Literal["policy", "classifier"]
 
 _SCHEMA = 1
 _KEEP_CHECKPOINTS = 2
@@ -62,30 +66,31 @@ class Run:
         folder: where it is.
         command: what a person typed to make it.
         config: the resolved configuration, as ``config.json`` holds it.
-        latest: the student's newest number of every tag.
+        latest: the newest number of every tag, of the student or the assistant that learns.
     """
 
-    def __init__(self, folder: Path, command: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, command: str, config: Mapping[str, Any], taught: Taught = "policy") -> None:
         self.folder, self.command, self.config = folder, command, config
         self.latest: dict[str, float | None] = {}
-        self._charts = Charts(folder)
+        self._charts = Charts(folder, taught)
         self._made: list[Path] = []
         self._news = False
 
     @classmethod
-    def create(cls, folder: str | Path, *, config: Mapping[str, Any], command: str) -> Self:
+    def create(cls, folder: str | Path, *, config: Mapping[str, Any], command: str, taught: Taught = "policy") -> Self:
         """Make the folder and write down what was asked.
 
         Args:
             folder: new or empty; its parents are made too.
             config: plain data, written to ``config.json``.
             command: as a shell takes it, written to ``run.json``.
+            taught: which charts the page Custom Scalars shows.
 
         Raises:
             RunError: ``run.exists``; ``run.unwritable``.
         """
         folder = Path(folder)
-        run = cls(folder, command, dict(config))
+        run = cls(folder, command, dict(config), taught)
         try:
             check_vacant(folder)
             run._made = [p for p in (folder, *folder.parents) if not p.exists()]
@@ -140,7 +145,7 @@ class Run:
             series: sub-run: the same tag in several of them is one chart with several lines.
         """
         self._news = True
-        if series == "student":
+        if series == "student" or series.startswith("via/"):
             self.latest |= values
         self._charts.scalars(step, values, series)
 
@@ -207,6 +212,7 @@ class Run:
 
         Of a frontier every student is saved, the chosen (or best) one in ``student/`` too; ``frontier.png`` is drawn
         where matplotlib is installed. Of several tasks the whole student is saved, and each task's alone in ``tasks/``.
+        Assistants are in ``via/``.
 
         Args:
             report: what was measured.
@@ -214,14 +220,16 @@ class Run:
 
         Returns:
             The fields of ``report.json``: the report's, in ``files`` the sha256 of the files that were measured, and
-            of a frontier's students and of tasks the ``path`` that ``load_student`` takes, which begins with the folder
-            as given.
+            of a frontier's students, of tasks and of assistants the ``path`` that ``load_student`` takes, which begins
+            with the folder as given.
         """
         fields = report.to_dict()
         several = isinstance(report, FrontierReport)
         saved = save_sizes(report, fields, self.folder) if isinstance(report, FrontierReport) else []
         if isinstance(report, MultiReport):
             saved = conclude_tasks(report, fields, self.folder, self._charts)
+        if isinstance(report, Report):
+            saved = conclude_via(report.via, fields, self.folder, self._charts)
         student = student or (report.policy if isinstance(report.policy, Student | Tree) else None)
         if student is not None:
             saved.insert(0, self.save_student(student))
@@ -234,6 +242,21 @@ class Run:
             self._charts.conclude(fields, self.config)
         self.write_report(fields)
         return fields
+
+    def finish_classes(self, fields: dict[str, Any], found: Mapping[str, Classifier]) -> None:
+        """Save classifiers by name (each a folder of its own), draw the last points, write ``report.json``.
+
+        Args:
+            fields: of ``report.json``; a classifier that is saved gets the ``path`` that ``classifiers.load`` takes.
+            found: ``teacher``, ``alone``, ``student``; a module that was not built here is not saved.
+        """
+        self._news = True
+        for name, classifier in found.items():
+            if classifier.shape is not None:
+                classifiers.save(classifier, self.folder / name)
+                fields[name]["path"] = str(self.folder / name)
+        self._charts.conclude_classes(fields, self.config)
+        self.write_report(fields)
 
     def _picture(self, fields: Mapping[str, Any]) -> bytes | None:
         try:

@@ -10,11 +10,13 @@ from torch import Tensor
 from policykd.evaluation import Kept, compare_on
 from policykd.news import FrontierLook, Look, Tick
 from policykd.reinforced import acting
+from policykd.report import Stage
 from policykd.run.folder import Run
 from policykd.run.sizes import place, sizes_in
+from policykd.run.via import place_of, save_assistant
 from policykd.students import Cohort
 
-__all__ = ["COMPARED", "Due", "closeness", "progress", "record", "record_frontier", "references"]
+__all__ = ["COMPARED", "Due", "closeness", "progress", "record", "record_frontier", "record_via", "references"]
 
 _POINTS = 500
 """Points of a chart over the whole budget, at most."""
@@ -73,7 +75,24 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
     >>> on_tick, on_look = record(run)                                                         # doctest: +SKIP
     >>> run.finish(distill(teacher, student, env, on_tick=on_tick, on_look=on_look))           # doctest: +SKIP
     """
-    began, due = time.perf_counter(), Due()
+    return record_via(run)[:2]
+
+
+def record_via(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None], Callable[[Stage], None]]:
+    """``(on_tick, on_look, on_stage)`` for ``distill`` with assistants: as ``record``, a series for each of them.
+
+    An assistant is saved once it is measured; checkpoints are of the student alone.
+
+    >>> on_tick, on_look, on_stage = record_via(run)                                           # doctest: +SKIP
+    >>> distill(teacher, via=["64,64"], on_tick=on_tick, on_look=on_look, on_stage=on_stage)   # doctest: +SKIP
+    """
+    began, due, series = time.perf_counter(), Due(), "student"
+
+    def on_stage(stage: Stage) -> None:
+        nonlocal series
+        series = place_of(stage)
+        if stage.report is not None:
+            save_assistant(stage, run.folder)
 
     def on_tick(tick: Tick) -> None:
         update, steps = tick.update, tick.update.progress.env_steps
@@ -89,22 +108,21 @@ def record(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]]:
             **{f"distill/loss/{name}": float(term) for name, term in update.terms.items()},
             **{f"distill/weight/{name}": float(weight) for name, weight in update.weights.items()},
         }
-        run.scalars(steps, values)
+        run.scalars(steps, values, series)
 
     def on_look(look: Look) -> None:
         score = look.score
-        run.scalars(
-            look.env_steps,
-            {
-                "eval/mean_reward": score.mean,
-                "eval/mean_ep_length": score.mean_length,
-                "eval/retention": look.retention.value,
-            },
-        )
+        values = {
+            "eval/mean_reward": score.mean,
+            "eval/mean_ep_length": score.mean_length,
+            "eval/retention": look.retention.value,
+        }
+        run.scalars(look.env_steps, values, series)
         references(run, look)
-        run.checkpoint(look.learner, look.env_steps)
+        if series == "student":
+            run.checkpoint(look.learner, look.env_steps)
 
-    return on_tick, on_look
+    return on_tick, on_look, on_stage
 
 
 def record_frontier(run: Run) -> tuple[Callable[[Tick], None], Callable[[FrontierLook], None]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from policykd.errors import UnknownNameError, UsageError
-from policykd.policy import Policy, Taught
+from policykd.policy import Policy, Taught, tagged, task_of
 from policykd.prediction import Batch, Origin, Prediction, Spec
 from policykd.students.kinds import build
 from policykd.students.network import Student
@@ -148,9 +148,8 @@ class MultiTask(Taught):
 
     def tag(self, name: str, batch: Batch) -> Batch:
         """``batch`` with the task's number in ``extra["task"]``, ``[*b]``: what ``read`` needs to know."""
-        lead = batch.obs[next(iter(batch.obs))] if isinstance(batch.obs, dict) else batch.obs
         self.task(name)
-        return batch.with_extra(task=torch.full((len(lead),), self.names.index(name)))
+        return tagged(batch, self.names.index(name))
 
     def read(self, batch: Batch) -> Prediction:
         """What it says about a batch of one task, whose number every row of ``extra["task"]`` holds.
@@ -158,22 +157,7 @@ class MultiTask(Taught):
         Raises:
             UsageError: ``batch.task`` for a batch of several tasks, or one that names none.
         """
-        number = batch.extra.get("task")
-        if number is None:
-            raise UsageError(
-                "batch.task", 'a batch without extra["task"]', "the task's number", "student.tag(name, batch)"
-            )
-        counted = number if batch.mask is None else number[batch.mask.bool()]
-        # A row that is masked out may have been blanked, its number too.
-        low, high = (int(t) for t in (counted if len(counted) else number).aminmax())
-        if low != high or not 0 <= low < len(self.names):
-            raise UsageError(
-                "batch.task",
-                f"a batch of the tasks {low} to {high}",
-                f"one task a batch, 0 to {len(self.names) - 1}",
-                "give Learner.step a list of batches, one a task",
-            )
-        said: Prediction = self.views[low](batch.obs)
+        said: Prediction = self.views[task_of(batch, self.names)](batch.obs)
         return said
 
     @property

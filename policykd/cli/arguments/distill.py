@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from policykd.cli.arguments import Teaches
 from policykd.cli.names import check_loss
-from policykd.config import REWARDED, DistillConfig, RewardConfig
+from policykd.config import REWARDED, DistillConfig, RewardConfig, parse_via
 from policykd.errors import UsageError
 from policykd.sizes import parse_hidden, parse_share
 
@@ -18,9 +18,13 @@ class Arguments(Teaches):
     """Teach a small student what a trained agent does, then measure teacher, student and random side by side."""
 
     hidden: str = field(default="64,64", metadata={"joined": r"\d+(,\d+)*|linear", "shown": "64,64|linear"})
-    """Widths of the student's layers: 64,64 (or 64 64), 8, or linear for none."""
+    """Widths of the student's layers: 64,64 (or 64 64), 8, linear for none; the teacher's own make it born again."""
     max_params: str | None = field(default=None, metadata={"shown": "4%|2000"})
     """Instead of --hidden: the widest two-layer student within a share of the teacher's parameters, or a number."""
+    via: tuple[str, ...] = field(
+        default=(), metadata={"joined": r"\d+(,\d+)*|linear|same", "shown": "256,256|same ..."}
+    )
+    """Like 256,256 and again --via 64,64: assistants, each to learn from the last; same: of the student's size."""
     loss: str | None = None
     """A name of `policykd list losses`, or module:function of your own; the family's default without it."""
     value: bool = False
@@ -34,6 +38,7 @@ class Arguments(Teaches):
         parse_hidden(self.hidden)
         if self.max_params is not None:
             parse_share(self.max_params)
+        parse_via(self.via, self.how, self.reward)
         if self.loss is not None:
             check_loss(self.loss)
         if self.value and self.how.method in REWARDED:

@@ -1,0 +1,79 @@
+"""What a person can choose when a classifier is distilled: a frozen record with a sentence a field; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policykd.errors import UnknownNameError, UsageError
+
+__all__ = ["CLASS_LOSSES", "VIEWS", "ClassLoss", "ClassifyConfig", "ViewName"]
+
+ClassLoss = Literal["kd", "standardised", "decoupled", "dist", "attention", "relations", "hints"]
+CLASS_LOSSES: tuple[ClassLoss, ...] = ("kd", "standardised", "decoupled", "dist", "attention", "relations", "hints")
+"""What stands for the teacher's word: its softened law, a variant of that, or the law and its features."""
+
+ViewName = Literal["none", "shift", "flip", "mixup"]
+VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup")
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """How a classifier is distilled; the same student learns from labels alone beside it, for as many updates."""
+
+    loss: ClassLoss = "kd"
+    """The teacher's word: kd, standardised, decoupled (DKD), dist; attention, relations, hints add features to kd."""
+    alpha: float = 0.9
+    """Share of the teacher's word in the loss; the rest is the true label's."""
+    temperature: float = 4.0
+    """Softens both laws; the kd terms are multiplied by its square."""
+    epochs: int | None = None
+    """Passes over the training rows; None: 20, or as many as make 2,000 steps where rows are few."""
+    batch_size: int = 128
+    """Rows in one gradient step."""
+    learning_rate: float | None = None
+    """The students' (Adam's), falling along a cosine to a fiftieth; None: 0.003, of bags of words 0.01."""
+    teacher_learning_rate: float | None = None
+    """The teacher's, where it is trained here; None: 0.001, of bags 0.01, of a pre-trained one 0.00005."""
+    teacher_epochs: int | None = None
+    """The teacher's passes; None: as many as the students', of a pre-trained one 3."""
+    average: float = 0.99
+    """Decay of the moving average of the weights that is measured and saved; 0 keeps none."""
+    labels: float = 1.0
+    """Share of the training rows whose label the students get; the teacher has all."""
+    inputs: Literal["all", "labelled"] = "all"
+    """What the distilled student sees: all rows, labelled by the teacher, or only those with a label."""
+    view: ViewName = "none"
+    """An augmentation that teacher and student see alike; the teacher is asked about each view."""
+    patience: int | None = None
+    """Stop after so many epochs without a better one on the validation rows; None goes on to the end."""
+    cache: str | None = None
+    """A folder that keeps the teacher's answers for the next run."""
+    seed: int = 0
+    """Seeds first weights, which labels are kept, orders and views; the cut of the data does not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant: ``config.zero``, ``config.range``, ``name.loss``, ``name.view``."""
+        for name in ("epochs", "batch_size", "teacher_epochs", "patience"):
+            value = vars(self)[name]
+            if value is not None and value < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError("config.zero", f"{flag} {value}", "at least 1", f"leave {flag} out for the default")
+        if self.loss not in CLASS_LOSSES:
+            raise UnknownNameError.of("loss", self.loss, CLASS_LOSSES)
+        if self.view not in VIEWS:
+            raise UnknownNameError.of("view", self.view, VIEWS)
+        ranges = {
+            "alpha": 0 <= self.alpha <= 1,
+            "temperature": self.temperature > 0,
+            "learning_rate": self.learning_rate is None or self.learning_rate > 0,
+            "teacher_learning_rate": self.teacher_learning_rate is None or self.teacher_learning_rate > 0,
+            "average": 0 <= self.average < 1,
+            "labels": 0 < self.labels <= 1,
+        }
+        wrong = next((name for name, fits in ranges.items() if not fits), None)
+        if wrong is not None:
+            flag = f"--{wrong.replace('_', '-')}"
+            raise UsageError(
+                "config.range", f"{flag} {vars(self)[wrong]}", "a number in its range", f"leave {flag} out"
+            )

@@ -1,0 +1,87 @@
+"""One trunk with a head a label set: several tasks on the same kind of inputs; it refuses to mix rows of two tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast, final
+
+import torch
+from torch import nn
+
+from policykd.classifiers.classifier import Classifier, Encoder
+from policykd.errors import UnknownNameError, UsageError
+from policykd.policy import Taught, tagged, task_of
+from policykd.prediction import Batch, Prediction
+
+__all__ = ["Heads"]
+
+
+@final
+class Heads(Taught):
+    """A classifier for several sets of labels: all layers are shared but the last (Caruana 1997).
+
+    Args:
+        trunk: inputs to ``[b, width]``.
+        tasks: classes (names, or how many) by the task's name; the order numbers the tasks.
+        width: of what the trunk says.
+        seed: of the heads' first weights.
+        encoder: of raw texts.
+
+    Attributes:
+        names: the tasks' names, in the order of their numbers.
+
+    Raises:
+        UsageError: ``multitask.tasks`` for no task, ``classifier.classes``.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        tasks: Mapping[str, Sequence[str] | int],
+        width: int,
+        *,
+        seed: int = 0,
+        encoder: Encoder | None = None,
+    ) -> None:
+        super().__init__()
+        if not tasks:
+            raise UsageError("multitask.tasks", "a classifier of no task", "one or more", "give classes by task")
+        self.names = tuple(tasks)
+        generator = torch.Generator().manual_seed(seed)
+        views = []
+        for classes in tasks.values():
+            count = classes if isinstance(classes, int) else len(classes)
+            head = nn.utils.skip_init(nn.Linear, width, count)
+            nn.init.normal_(head.weight, std=0.01, generator=generator)
+            nn.init.zeros_(head.bias)
+            views.append(Classifier(nn.Sequential(trunk, head), classes, encoder=encoder))
+        self.views = nn.ModuleList(views)
+
+    def task(self, name: str) -> Classifier:
+        """A task's view: what is learnt there is learnt here, and the other way round.
+
+        Raises:
+            UnknownNameError: ``name.task``.
+        """
+        if name not in self.names:
+            raise UnknownNameError.of("task", name, self.names)
+        return cast(Classifier, self.views[self.names.index(name)])
+
+    def tag(self, name: str, batch: Batch) -> Batch:
+        """``batch`` with the task's number in ``extra["task"]``: what ``read`` needs to know."""
+        self.task(name)
+        return tagged(batch, self.names.index(name))
+
+    def read(self, batch: Batch) -> Prediction:
+        """What it says about a batch of one task.
+
+        Raises:
+            UsageError: ``batch.task`` for a batch of several tasks, or one that names none.
+        """
+        said: Prediction = self.views[task_of(batch, self.names)](batch.obs)
+        return said
+
+    @property
+    def acting_parameters(self) -> int:
+        """Numbers in the trunk and all heads, each counted once."""
+        return sum(p.numel() for p in self.parameters())

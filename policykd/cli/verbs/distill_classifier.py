@@ -1,0 +1,124 @@
+"""``policykd distill-classifier``: one call of ``distill_classifier()``, a run folder, a table of three classifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from policykd.classifiers import Classifier, build, load
+from policykd.classify import distill_classifier
+from policykd.cli.arguments.distill_classifier import Arguments
+from policykd.cli.flags import settings
+from policykd.cli.places import run_folder
+from policykd.cli.screen import Screen
+from policykd.datasets import Labelled, find
+from policykd.prediction import Update
+from policykd.run import Run, check_vacant
+from policykd.run.classes import record_classes
+from policykd.supervised import EpochLook
+
+__all__ = ["run"]
+
+_SUITED = {True: ("minilm", "bag:32"), False: ("cnn:32,64x128", "cnn:8,16")}
+"""Teacher and student, of texts and of images."""
+
+
+def run(args: Arguments, screen: Screen) -> dict[str, Any]:
+    """Teach, measure, write; returns the fields of report.json and the run's folder."""
+    torch.set_num_threads(args.threads)
+    data = find(args.data)
+    teacher, shape = (given or usual for given, usual in zip((args.teacher, args.student), _usual(data), strict=True))
+    student = build(shape, inputs=data.train.inputs, classes=data.classes, seed=args.how.seed)
+    folder = run_folder(args.out, data.name, shape.replace(",", "x").replace(":", "-"))
+    if args.dry_run:
+        check_vacant(folder)
+        return _dry_run(args, screen, data, teacher, student, folder)
+    asked = {**settings(args), "teacher": teacher, "student": shape}
+    with Run.create(folder, config=asked, command=screen.command, taught="classifier") as run:
+        chart_update, chart_look = record_classes(run)
+        with screen.progress("distil") as report_progress:
+
+            def on_update(who: str, update: Update) -> None:
+                chart_update(who, update)
+                if update.step % 20 == 0:
+                    done = round(1000 * update.progress.fraction)
+                    report_progress(done, 1000, {f"{who} loss": float(update.loss)})
+
+            def on_look(who: str, look: EpochLook) -> None:
+                chart_look(who, look)
+                mark = " (best)" if look.best else ""
+                screen.hint(f"  {who}, epoch {look.epoch}: {look.found.accuracy.value:.4f} of validation rows{mark}")
+
+            report = distill_classifier(
+                data, teacher=teacher, student=student, config=args.how, on_update=on_update, on_look=on_look
+            )
+        fields = report.to_dict()
+        run.finish_classes(fields, report.policies)
+    _show(fields, screen)
+    screen.hint(f"report    {folder}/report.json")
+    screen.hint(f"charts    tensorboard --logdir {folder}")
+    return {**fields, "run": str(folder)}
+
+
+def _usual(data: Labelled) -> tuple[str, str]:
+    inputs = data.train.inputs
+    if isinstance(inputs, torch.Tensor) and inputs.dim() < 3:
+        return "mlp:128,128", "mlp:16"
+    return _SUITED[isinstance(inputs, tuple)]
+
+
+def _dry_run(
+    args: Arguments, screen: Screen, data: Labelled, teacher: str, student: Classifier, folder: Path
+) -> dict[str, Any]:
+    if Path(teacher).is_dir():
+        theirs = load(teacher)
+    else:
+        theirs = build(teacher, inputs=data.train.inputs, classes=data.classes)
+    about = data.describe()
+    facts = {
+        "data": about,
+        "teacher": {"source": teacher, "params": theirs.acting_parameters},
+        "student": {
+            "shape": str(student.shape),
+            "params": student.acting_parameters,
+            "share": student.acting_parameters / theirs.acting_parameters,
+        },
+    }
+    screen.table("data", ("", ""), [(k, str(v)) for k, v in about.items()])
+    share = student.acting_parameters / theirs.acting_parameters
+    screen.line(f"teacher {teacher}: {theirs.acting_parameters:,} parameters")
+    screen.line(f"student {student.shape}: {student.acting_parameters:,} ({share:.2%} of the teacher's)")
+    screen.table("configuration", ("", ""), [(k, str(v)) for k, v in settings(args).items()])
+    screen.hint("dry run: nothing was written")
+    return {**facts, "out": str(folder), "config": settings(args)}
+
+
+def _show(fields: dict[str, Any], screen: Screen) -> None:
+    rows = []
+    for who, said in (("teacher", "teacher"), ("alone", "student, labels alone"), ("student", "student, distilled")):
+        it = fields[who]
+        low, high = it["accuracy_ci"]
+        rows.append(
+            (
+                said,
+                str(it.get("shape") or ""),
+                f"{it['params']:,}",
+                f"{it['bytes']:,}",
+                f"{it['accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+                f"{it['ece']:.4f}",
+                "" if it.get("agreement") is None else f"{it['agreement']:.4f}",
+            )
+        )
+    columns = ("classifier", "shape", "parameters", "bytes", "accuracy [95 %]", "calibration error", "agreement")
+    screen.table(f"{fields['data']['name']}: {fields['student']['rows']:,} test rows", columns, rows)
+    low, high = fields["gain_ci"]
+    screen.line(f"gain over labels alone {100 * fields['gain']:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]")
+    if fields["kept"] is not None:
+        low, high = fields["kept_ci"]
+        screen.line(f"kept of the teacher's accuracy {fields['kept']:.4f} [{low:.4f}, {high:.4f}]")
+    asked, seconds = fields["answers"], fields["seconds"]
+    how = "asked about each view" if asked["on_the_fly"] else f"{asked['hit_rate']:.0%} from the cache"
+    screen.line(f"teacher's answers {asked['rows']:,} rows, {how}, {asked['seconds']:.2f} s of CPU")
+    screen.line(" · ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))

@@ -1,0 +1,202 @@
+"""Passes over a loader of labelled inputs, an Update a batch; the teacher labels what is new, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from policykd.clock import Clock
+from policykd.distributions import Categorical
+from policykd.errors import DistributionError, UsageError
+from policykd.learner import Learner
+from policykd.prediction import Batch, Obs, Prediction, Progress, Update, map_obs
+from policykd.supervised.examples import Examples, View, as_examples
+
+__all__ = ["Labels", "Reads", "epochs", "mutual", "sound"]
+
+
+class Labels(Protocol):
+    """Whoever has a frozen word on raw inputs: a Classifier, a Policy, a user's object."""
+
+    def label(self, inputs: Any, /) -> Prediction:
+        """The prediction that a student is taught with, without gradient."""
+        ...
+
+
+class Reads(Protocol):
+    """How raw inputs become what a student reads (``Classifier.prepare``: texts to tokens, images as they are)."""
+
+    def __call__(self, inputs: Any, /) -> Obs:
+        """The inputs as tensors."""
+        ...
+
+
+def epochs(
+    learner: Learner[Any],
+    loader: Iterable[Any],
+    count: int,
+    *,
+    teacher: Labels | None = None,
+    view: View | None = None,
+    student_view: View | None = None,
+    prepare: Reads | None = None,
+    begin: int = 0,
+    end: int | None = None,
+    seen: int = 0,
+    seed: int = 0,
+    clock: Clock | None = None,
+) -> Iterator[Update]:
+    """Learn from every batch of ``loader``, ``count`` times over.
+
+    Args:
+        learner: of a student that reads what ``prepare`` makes of the inputs.
+        loader: any iterable that can be passed over again (torch's DataLoader, ``Rows``), of Examples,
+            ``(inputs, label)`` or ``(inputs, label, logits)``.
+        count: epochs of the whole run; ``Progress.fraction`` is the share of them that is over.
+        teacher: asked for what has no target yet. None leaves rows without one: learning from labels alone.
+        view: an augmentation that teacher and student see alike; the teacher is asked about every view.
+        student_view: one that only the student sees, after the teacher has spoken (a state vector's noise).
+        prepare: None takes inputs as they are.
+        begin, end: first epoch to run, and the one before which to stop (None: ``count``).
+        seen: examples seen so far.
+        seed: of the views.
+        clock: gets the phases ``label`` (the teacher) and ``learn``.
+
+    Yields:
+        One Update a batch; its ``progress.env_steps`` counts examples, this batch's among them.
+
+    Raises:
+        UsageError: ``supervised.empty`` for a loader without a batch, ``supervised.view`` for a view of inputs that a
+            teacher, who is not here, has labelled already; ``supervised.batch``; ``supervised.epochs``.
+        DistributionError: ``supervised.nan`` for a teacher's NaN, ``supervised.classes`` where teacher and student
+            do not count the same classes.
+    """
+    if count < 1:
+        raise UsageError("supervised.epochs", f"{count} epochs", "1 or more")
+    clock = clock or Clock()
+    batches = len(loader) if isinstance(loader, Sized) else None
+    for epoch in range(begin, count if end is None else end):
+        # A generator an epoch: what is drawn in it does not depend on where a run was taken up again.
+        generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
+        any_batch = False
+        for i, item in enumerate(loader):
+            any_batch = True
+            examples = as_examples(item)
+            with clock.phase("label"):
+                examples = _labelled(examples, teacher, view, generator)
+            if student_view is not None:
+                examples = replace(student_view(examples, generator), target=examples.target)
+            within = 0.0 if batches is None else min(i / batches, 1.0)
+            seen += len(examples)
+            progress = Progress(seen, learner.updates, min((epoch + within) / count, 1.0))
+            with clock.phase("learn"):
+                obs: Any = examples.inputs if prepare is None else prepare(examples.inputs)
+                batch = examples.batch(obs)
+                if learner.updates == 0:
+                    _check_classes(learner, batch.target, batch.obs)
+                update = learner.step(batch, progress)
+            yield update
+        if not any_batch:
+            raise UsageError(
+                "supervised.empty", "a loader without a batch", "examples", "an iterator is used up after one pass"
+            )
+
+
+def _labelled(examples: Examples, teacher: Labels | None, view: View | None, generator: torch.Generator) -> Examples:
+    if view is not None:
+        if teacher is None and examples.target is not None:
+            raise UsageError(
+                "supervised.view",
+                "a view of inputs that are labelled already",
+                "the teacher, to be asked about the new ones",
+                "pass teacher=, or leave the view out",
+            )
+        examples = view(examples, generator)
+    if examples.target is not None or teacher is None:
+        return examples
+    return replace(examples, target=sound(teacher.label(examples.inputs)))
+
+
+def sound(said: Prediction) -> Prediction:
+    """What a teacher said, if it is a number everywhere.
+
+    Raises:
+        DistributionError: ``supervised.nan``.
+    """
+    if isinstance(said.dist, Categorical):
+        wrong = said.dist.logits.isnan()
+        if bool(wrong.any()):
+            rows = int(wrong.reshape(len(wrong), -1).any(-1).sum())
+            raise DistributionError(
+                "supervised.nan",
+                f"NaN in a teacher's logits for {rows} of {len(wrong)} rows",
+                "numbers",
+                "check its inputs and weights",
+            )
+    return said
+
+
+@torch.no_grad()
+def _check_classes(learner: Learner[Any], target: Prediction, obs: Obs) -> None:
+    if not isinstance(target.dist, Categorical) or target.dist.logits.shape[-1] == 1:
+        return
+    said = learner.student.read(Batch(map_obs(obs, lambda t: t[:1]), target.map(lambda t: t[:1])))
+    if isinstance(said.dist, Categorical) and said.dist.logits.shape[-1] != target.dist.logits.shape[-1]:
+        raise DistributionError(
+            "supervised.classes",
+            f"a teacher of {target.dist.logits.shape[-1]} classes and a student of {said.dist.logits.shape[-1]}",
+            "the same classes",
+            "build the student with the teacher's classes",
+        )
+
+
+def mutual(
+    learners: Sequence[Learner[Any]], loader: Iterable[Any], count: int, *, prepare: Reads | None = None
+) -> Iterator[list[Update]]:
+    """Several students that teach each other (deep mutual learning: Zhang et al. 2018, 1706.00384, eq. 7).
+
+    Each batch, each student in turn learns from the labels and from the mean law of the others as they are by then;
+    the objective decides what counts (``losses.hard_and_soft``). With two of them the mean is the other one's word.
+
+    Args:
+        learners: two or more; their students read the same inputs.
+        loader, count, prepare: as of ``epochs``.
+
+    Yields:
+        One Update a learner, a batch.
+
+    Raises:
+        UsageError: ``supervised.mutual`` for less than two; ``supervised.empty``.
+    """
+    if len(learners) < 2:
+        raise UsageError("supervised.mutual", f"{len(learners)} student", "two or more")
+    seen, total = 0, count * len(loader) if isinstance(loader, Sized) else None
+    for _ in range(count):
+        before = seen
+        for item in loader:
+            examples = as_examples(item)
+            obs: Any = examples.inputs if prepare is None else prepare(examples.inputs)
+            fraction = 0.0 if total is None else min(learners[0].updates / total, 1.0)
+            seen += len(examples)
+            made = []
+            for i, learner in enumerate(learners):
+                others = [other.student for j, other in enumerate(learners) if j != i]
+                with torch.no_grad():
+                    laws = [_log_probs(other.read(examples.batch(obs))) for other in others]
+                said = Prediction(Categorical(torch.logsumexp(torch.stack(laws), 0) - math.log(len(laws))))
+                batch = replace(examples, target=said).batch(obs)
+                made.append(learner.step(batch, Progress(seen, learner.updates, fraction)))
+            yield made
+        if seen == before:
+            raise UsageError("supervised.empty", "a loader without a batch", "examples")
+
+
+def _log_probs(said: Prediction) -> Tensor:
+    if not isinstance(said.dist, Categorical):
+        raise DistributionError("supervised.mutual", f"a law of {type(said.dist).__name__}", "classes")
+    return said.dist.log_probs

@@ -1,0 +1,222 @@
+"""Teacher, the student alone and the student distilled, from one call: what each gets to see, and what is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from policykd import losses
+from policykd.class_config import CLASS_LOSSES, ClassifyConfig
+from policykd.classifiers import Classifier, build, save
+from policykd.classify import ClassReport, distill_classifier, train_classifier
+from policykd.datasets import Labelled, Split
+from policykd.errors import PolicykdError
+from policykd.learner import Learner
+from policykd.prediction import Batch, Progress
+from policykd.supervised import MISSING
+
+
+def bars(n: int, seed: int) -> Split:
+    """Images of 8x8 noise with a bright row in the upper, or lower, half, or a bright column."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 120, (n, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    y = torch.randint(3, (n,), generator=generator)
+    place = torch.randint(4, (n,), generator=generator)
+    for i in range(n):
+        if y[i] < 2:
+            x[i, 0, int(place[i]) + 4 * int(y[i])] = 140
+        else:
+            x[i, 0, :, 2 * int(place[i])] = 140
+    return Split(x, y)
+
+
+DATA = Labelled("bars", "made here", ("up", "down", "column"), bars(400, 0), bars(100, 1), bars(200, 2))
+QUICK: dict[str, Any] = {"epochs": 6, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Classifier:
+    made = build("cnn:8,16", inputs=DATA.train.inputs, classes=DATA.classes, seed=5)
+    return train_classifier(made, DATA, epochs=25, batch_size=64, learning_rate=0.01, seed=5).student
+
+
+@pytest.fixture(scope="module")
+def report(teacher: Classifier) -> ClassReport:
+    return distill_classifier(DATA, teacher=teacher, student="cnn:4,8", epochs=25, batch_size=64, learning_rate=0.01)
+
+
+def test_the_three_are_measured_on_the_same_test_rows(report: ClassReport, teacher: Classifier) -> None:
+    for name in ("teacher", "alone", "student"):
+        who = report.policies[name]
+        accuracy = float((who.label_all(DATA.test.inputs).dist.mode() == DATA.test.labels).float().mean())
+        measured = getattr(report, name)
+        assert measured.score.accuracy.value == pytest.approx(accuracy) and measured.score.rows == 200
+        assert measured.params == who.acting_parameters
+    assert report.policies["teacher"] is teacher
+    assert report.teacher.score.accuracy.value is not None and report.teacher.score.accuracy.value > 0.9
+    assert report.student.score.accuracy.value is not None and report.student.score.accuracy.value > 0.8
+    right = [
+        (report.policies[name].label_all(DATA.test.inputs).dist.mode() == DATA.test.labels).double()
+        for name in ("student", "alone")
+    ]
+    assert report.gain.value == pytest.approx(float((right[0] - right[1]).mean()))
+    assert report.gain.low is not None and report.gain.high is not None
+    assert report.gain.low <= report.gain.value <= report.gain.high
+    assert report.kept.value == pytest.approx(report.student.score.accuracy.value / report.teacher.score.accuracy.value)
+
+
+def test_both_students_take_as_many_steps(report: ClassReport) -> None:
+    assert report.alone.updates == report.student.updates == 25 * 7
+    looks = [look["who"] for look in report.history]
+    assert looks == ["alone"] * 25 + ["student"] * 25
+
+
+def test_a_report_is_json_with_the_fields_of_the_contract(report: ClassReport) -> None:
+    fields = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert fields["kind"] == "supervised" and fields["schema"] == 1
+    assert fields["data"]["rows"] == {"train": 400, "validation": 100, "test": 200}
+    assert {"teacher", "alone", "student", "gain", "gain_ci", "kept", "kept_ci", "answers", "seconds"} <= set(fields)
+    assert fields["config"]["epochs"] == 25
+    assert str(report).startswith("bars: teacher ") and "gain" in str(report)
+
+
+def test_the_same_seed_is_the_same_student(teacher: Classifier) -> None:
+    a, b, other = (
+        distill_classifier(DATA, teacher=teacher, student="cnn:2,4", seed=seed, **QUICK) for seed in (3, 3, 4)
+    )
+    for name in ("alone", "student"):
+        one, same, third = (torch.cat([p.flatten() for p in r.policies[name].parameters()]) for r in (a, b, other))
+        assert torch.equal(one, same) and not torch.equal(one, third)
+
+
+@pytest.mark.parametrize("loss", CLASS_LOSSES)
+def test_every_loss_teaches(teacher: Classifier, loss: Any) -> None:
+    found = distill_classifier(DATA, teacher=teacher, student="cnn:4,8", loss=None, config=ClassifyConfig(
+        loss=loss, epochs=14, batch_size=64, learning_rate=0.01))  # fmt: skip
+    assert found.student.score.agreement is not None and found.student.score.agreement > 0.6
+    assert found.to_dict()["method"] == loss
+
+
+def test_with_few_labels_the_teacher_labels_the_rest(teacher: Classifier) -> None:
+    asked = []
+
+    class Listening(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = teacher.module
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            asked.append(len(x))
+            return self.inner(x)
+
+    listening = Classifier(Listening(), DATA.classes)
+    found = distill_classifier(DATA, teacher=listening, student="cnn:4,8", labels=0.1, **QUICK)
+    assert found.data["labelled"] == 40 and found.answers["rows"] == 400
+    few = distill_classifier(DATA, teacher=listening, student="cnn:4,8", labels=0.1, inputs="labelled", **QUICK)
+    assert few.answers["rows"] == 40 and few.alone.updates == found.alone.updates == few.student.updates
+    assert few.alone.score == found.alone.score
+
+
+def test_the_cache_answers_the_second_time(teacher: Classifier, tmp_path: Path) -> None:
+    first, second = (
+        distill_classifier(DATA, teacher=teacher, student="cnn:4,8", cache=str(tmp_path), **QUICK) for _ in range(2)
+    )
+    assert (first.answers["hit_rate"], second.answers["hit_rate"]) == (0.0, 1.0)
+    assert first.student.score == second.student.score
+
+
+@pytest.mark.parametrize("view", ["shift", "flip", "mixup"])
+def test_a_view_asks_the_teacher_anew(teacher: Classifier, view: Any) -> None:
+    found = distill_classifier(DATA, teacher=teacher, student="cnn:4,8", view=view, **QUICK)
+    assert found.answers["on_the_fly"] and found.answers["seconds"] > 0
+
+
+def test_a_loss_and_a_student_of_ones_own(teacher: Classifier) -> None:
+    class Mine(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.utils.skip_init(torch.nn.Linear, 64, 3)
+            torch.nn.init.zeros_(self.layer.weight)
+            torch.nn.init.zeros_(self.layer.bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flatten(1).float() / 255)
+
+    mine = Classifier(Mine(), DATA.classes)
+    found = distill_classifier(DATA, teacher=teacher, student=mine, loss=losses.forward_kl, **QUICK)
+    assert found.student.params == 64 * 3 + 3 and found.student.shape is None
+    assert torch.equal(next(mine.parameters()), torch.zeros(3, 64))  # both students were copies
+
+
+def test_teacher_from_a_shape_or_a_folder(teacher: Classifier, tmp_path: Path) -> None:
+    save(teacher, tmp_path / "teacher")
+    one = distill_classifier(DATA, teacher=tmp_path / "teacher", student="cnn:2", **QUICK)
+    other = distill_classifier(DATA, teacher=teacher, student="cnn:2", **QUICK)
+    assert one.student.score == other.student.score and one.teacher.epochs is None
+    made = distill_classifier(DATA, teacher="mlp:16", student="cnn:2", **QUICK)
+    assert made.teacher.epochs == 6 and made.teacher.shape == "mlp:16"
+
+
+def test_texts_are_encoded_by_each_for_itself() -> None:
+    words = ["good fine great", "bad poor awful"]
+    rng = np.random.default_rng(0)
+
+    def split(n: int) -> Split:
+        y = rng.integers(0, 2, n)
+        texts = tuple(" ".join(rng.choice([*words[i].split(), "film", "the", "plot"], 6)) for i in y)
+        return Split(texts, torch.as_tensor(y))
+
+    data = Labelled("words", "made here", ("good", "bad"), split(300), split(60), split(100))
+    for loss in ("kd", "relations"):
+        found = distill_classifier(
+            data, teacher="bag:16,8", student="bag:4", config=ClassifyConfig(loss=loss, epochs=40)  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert found.student.score.accuracy.value is not None and found.student.score.accuracy.value > 0.8
+    with pytest.raises(PolicykdError, match=r"classify\.features"):
+        distill_classifier(data, teacher="bag:16", student="bag:4", config=ClassifyConfig(loss="attention", epochs=1))
+
+
+def test_bad_input(teacher: Classifier, tmp_path: Path) -> None:
+    def code(data: Any = DATA, **how: Any) -> str:
+        with pytest.raises(PolicykdError) as caught:
+            distill_classifier(data, **{"teacher": teacher, "student": "cnn:2", **QUICK, **how})
+        return caught.value.code
+
+    nothing = Split(DATA.train.inputs, torch.full((400,), MISSING))
+    empty = Split(DATA.test.inputs[:0], DATA.test.labels[:0])
+    assert code(Labelled("x", "", DATA.classes, nothing, DATA.validation, DATA.test)) == "classify.labels"
+    assert code(Labelled("x", "", DATA.classes, DATA.train, empty, DATA.test)) == "classify.splits"
+    assert code(student=build("cnn:2", inputs=DATA.train.inputs, classes=5)) == "classify.classes"
+    assert code(teacher="cnn:") == "classifier.shape"
+    assert code(data="fashion-minst") == "name.data"
+    assert code(loss=None, config=ClassifyConfig(), alpha=2.0) == "config.range"
+    assert code(epochs=0) == "config.zero"
+    with pytest.raises(PolicykdError, match=r"did you mean standardised.*name\.loss"):
+        ClassifyConfig(loss="standardized")  # type: ignore[arg-type]
+    with pytest.raises(PolicykdError, match=r"name\.view"):
+        ClassifyConfig(view="shft")  # type: ignore[arg-type]
+    broken = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    assert code(teacher=broken) == "classifier.nan"
+
+
+def test_labels_alone_never_reach_the_teacher(teacher: Classifier) -> None:
+    """The student alone learns from its labels: another teacher changes nothing for it."""
+    other = build("cnn:4", inputs=DATA.train.inputs, classes=DATA.classes, seed=9)
+    one, two = (distill_classifier(DATA, teacher=t, student="cnn:2", **QUICK) for t in (teacher, other))
+    assert one.alone.score.accuracy == two.alone.score.accuracy and one.student.score != two.student.score
+
+
+def test_one_loss_object_teaches_both_alone() -> None:
+    """The objective of the front is an objective like any other: a Learner of its own takes it."""
+    student = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes)
+    learner = Learner(student, losses.hard_and_soft(alpha=0.5))
+    batch = Batch(DATA.train.inputs[:8], student.label(DATA.train.inputs[:8]), extra={"label": DATA.train.labels[:8]})
+    update = learner.step(batch, Progress())
+    assert set(update.terms) == {"hard", "soft"} and float(update.terms["soft"]) == pytest.approx(0.0, abs=1e-6)

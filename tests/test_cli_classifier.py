@@ -1,0 +1,119 @@
+"""``policykd distill-classifier`` as a person types it: a run folder, a table, charts, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from policykd.classifiers import load
+from policykd.cli import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 8x8 pictures: bright above, bright below."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    x = rng.integers(0, 100, (400, 8, 8)).astype(np.uint8)
+    for picture, label in zip(x, y, strict=True):
+        picture[4 * label : 4 * label + 2] += 60
+    path = tmp_path_factory.mktemp("data") / "halves.npz"
+    np.savez(path, x=x, y=y)
+    return path
+
+
+QUICK = ["--epochs", "4", "--batch-size", "32", "--teacher", "cnn:8", "--student", "cnn:2"]
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "one"
+    assert main(["distill-classifier", str(data), *QUICK, "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def test_a_run_holds_three_classifiers_and_their_report(run: Path, data: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    assert report["kind"] == "supervised" and report["data"]["rows"]["test"] == 80
+    with np.load(data) as arrays:
+        x = torch.as_tensor(arrays["x"]).unsqueeze(1)
+    for who in ("teacher", "alone", "student"):
+        classifier = load(report[who]["path"])
+        assert classifier.acting_parameters == report[who]["params"]
+        assert len(classifier.label_all(x).dist.mode()) == 400
+    assert report["teacher"]["shape"] == "cnn:8" and report["student"]["shape"] == "cnn:2"
+
+
+def test_charts_have_a_series_each(run: Path) -> None:
+    for who in ("teacher", "alone", "student"):
+        events = EventAccumulator(str(run / who))
+        events.Reload()
+        assert len(events.Scalars("eval/accuracy")) == 4
+        assert events.Scalars("test/accuracy")[0].value == pytest.approx(
+            json.loads((run / "report.json").read_text())[who]["accuracy"]
+        )
+    assert "distill/agreement" in events.Tags()["scalars"]
+    assert any("comparison" in tag for tag in events.Tags()["tensors"])
+
+
+def test_the_table_and_json_say_the_same(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    teacher = str(run / "teacher")
+    args = ["distill-classifier", str(data), *QUICK[:4], "--teacher", teacher, "--student", "cnn:2"]
+    assert main([*args, "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    assert main([*args, "--out", str(tmp_path / "b"), "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert "student, labels alone" in said and f"{100 * fields['gain']:+.2f} points" in said
+    assert f"{fields['student']['accuracy']:.4f}" in said
+    assert fields["teacher"]["source"] == teacher and "epochs" not in fields["teacher"]
+
+
+def test_the_second_run_asks_nobody(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    args = ["distill-classifier", str(data), *QUICK[:4], "--teacher", str(run / "teacher"), "--student", "cnn:2"]
+    args += ["--cache", str(tmp_path / "cache"), "--json"]
+    rates = []
+    for name in "ab":
+        assert main([*args, "--out", str(tmp_path / name)]) == 0
+        rates.append(json.loads(capsys.readouterr().out)["answers"]["hit_rate"])
+    assert rates == [0.0, 1.0]
+
+
+def test_a_dry_run_writes_nothing_and_a_configuration_comes_back(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "none"
+    assert main(["distill-classifier", str(data), *QUICK, "--dry-run", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not out.exists() and found["student"]["params"] == 2 * 9 + 2 + 2 * 16 * 2 + 2
+    again = ["distill-classifier", str(data), "--config", str(run / "config.json"), "--out", str(tmp_path / "c")]
+    assert main([*again, "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    first = json.loads((run / "report.json").read_text())
+    assert fields["config"]["epochs"] == 4 and fields["student"]["accuracy"] == first["student"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "status"),
+    [
+        (["fashion-minst"], "name.data", 2),
+        (["{data}", "--student", "cnn:x"], "classifier.shape", 2),
+        (["{data}", "--student", "bag:8"], "classifier.inputs", 2),
+        (["{data}", "--loss", "attentoin"], "cli", 2),
+        (["{data}", "--alpha", "2"], "config.range", 2),
+        (["{data}", "--labels", "0"], "config.range", 2),
+        (["{data}", "--threads", "0"], "config.zero", 2),
+        (["{data}", "--teacher", "cnn:8", "--student", "cnn:2", "--out", "{run}"], "run.exists", 1),
+    ],
+)
+def test_what_a_person_gets_wrong_is_one_line(
+    args: list[str], code: str, status: int, data: Path, run: Path, capsys: pytest.CaptureFixture
+) -> None:
+    typed = [arg.format(data=data, run=run) for arg in args]
+    assert main(["distill-classifier", *typed]) == status
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ") and f"[{code}" in said

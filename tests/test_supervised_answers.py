@@ -1,0 +1,139 @@
+"""A teacher's answers on disk: asked for once, taken up where labelling stopped, never another's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from toys import Scorer
+
+from policykd import losses
+from policykd.clock import Clock
+from policykd.errors import CheckpointError, DistributionError, RunError, UsageError
+from policykd.learner import Learner
+from policykd.prediction import Prediction
+from policykd.supervised import Rows, WithAnswers, answers, epochs, hash_inputs, hash_weights, read_answers
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(9000, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_second_time_nobody_is_asked(tmp_path: Path, x: Tensor) -> None:
+    teacher = Scorer(5, 3, seed=1)
+    first = answers(teacher, x, cache=tmp_path, features=["inputs"])
+    assert teacher.asked == 9000 and first.hit_rate == 0 and first.folder is not None
+    clock = Clock()
+    second = answers(teacher, x, cache=tmp_path, features=["inputs"], clock=clock)
+    assert teacher.asked == 9000 and second.hit_rate == 1 and second.others == 0
+    fresh = Scorer(5, 3, seed=1).label(x)
+    for found in (first, second):
+        assert torch.allclose(found.target.dist.logits, fresh.dist.logits, atol=1e-6)  # type: ignore[union-attr]
+        assert torch.equal(found.target.features["inputs"], x)
+    assert torch.equal(first.target.dist.logits, second.target.dist.logits)  # type: ignore[union-attr]
+
+
+def test_another_teacher_or_other_data_are_noticed(tmp_path: Path, x: Tensor) -> None:
+    teacher, other = Scorer(5, 3, seed=1), Scorer(5, 3, seed=2)
+    found = answers(teacher, x, cache=tmp_path)
+    assert found.folder is not None
+    changed = answers(other, x, cache=tmp_path)
+    assert changed.hits == 0 and changed.others == 1 and other.asked == 9000
+    moved = x.clone()
+    moved[8999, 0] += 1e-3
+    assert answers(teacher, moved, cache=tmp_path).hits == 0
+    assert answers(teacher, x, cache=tmp_path).hits == 9000
+    with torch.no_grad():
+        teacher.layer.bias[0] += 1e-3  # fine-tuned a little
+    again = answers(teacher, x, cache=tmp_path)
+    assert again.hits == 0 and again.others == 3
+    with pytest.raises(CheckpointError, match=r"labels\.teacher"):
+        read_answers(found.folder, other)
+    assert torch.equal(read_answers(changed.folder, other).dist.mode(), other.label(x).dist.mode())  # type: ignore[arg-type]
+
+
+def test_labelling_goes_on_where_it_stopped(tmp_path: Path, x: Tensor) -> None:
+    class Tired(Scorer):  # type: ignore[misc]
+        def label(self, inputs: Tensor) -> Prediction:
+            if self.asked > 5000:
+                raise KeyboardInterrupt
+            return super().label(inputs)
+
+    tired = Tired(5, 3, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        answers(tired, x, cache=tmp_path)
+    fresh = Scorer(5, 3, seed=1)
+    found = answers(fresh, x, cache=tmp_path, teacher_hash=hash_weights(tired))
+    assert found.hits == 4096 and fresh.asked == 9000 - 4096
+    assert torch.allclose(found.target.dist.logits, fresh.label(x).dist.logits, atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_damage_is_found_before_anything_is_learnt(tmp_path: Path, x: Tensor) -> None:
+    teacher = Scorer(5, 3)
+    folder = answers(teacher, x, cache=tmp_path).folder
+    assert folder is not None
+    shard = folder / "shard-00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"labels\.damaged"):
+        answers(teacher, x, cache=tmp_path)
+    manifest = folder / "manifest.json"
+    for wrong in ("", "[]", json.dumps({"schema": 9, "kind": "labels"}), "[" * 100_000):
+        manifest.write_text(wrong)
+        with pytest.raises(CheckpointError, match=r"labels\.manifest"):
+            answers(teacher, x, cache=tmp_path)
+    evil = {"schema": 1, "kind": "labels", "shards": [{"file": "../x.safetensors", "rows": 1, "sha256": ""}]}
+    manifest.write_text(json.dumps(evil))
+    with pytest.raises(CheckpointError, match=r"labels\.manifest"):
+        answers(teacher, x, cache=tmp_path)
+
+
+def test_hashes_tell_contents_apart() -> None:
+    x = torch.arange(6)
+    assert hash_inputs(x.reshape(2, 3)) != hash_inputs(x.reshape(3, 2))
+    assert hash_inputs(("ab", "c")) != hash_inputs(("a", "bc"))
+    assert hash_inputs({"a": x, "b": x}) == hash_inputs({"b": x, "a": x}) != hash_inputs({"a": x})
+    assert hash_weights(Scorer(2, 2)) == hash_weights(Scorer(2, 2)) != hash_weights(Scorer(2, 2, seed=1))
+    turned = x.reshape(2, 3).T
+    assert hash_inputs(turned) == hash_inputs(turned.contiguous())
+
+
+def test_bad_input(tmp_path: Path, x: Tensor) -> None:
+    class Plain:
+        def label(self, inputs: Tensor) -> Prediction:
+            return Scorer(5, 3).label(inputs)
+
+    with pytest.raises(UsageError, match=r"labels\.hash"):
+        answers(Plain(), x, cache=tmp_path)
+    assert answers(Plain(), x).hits == 0
+    assert answers(Plain(), x, cache=tmp_path, teacher_hash="mine").hits == 0
+    with pytest.raises(UsageError, match=r"supervised\.empty"):
+        answers(Scorer(5, 3), x[:0])
+    with pytest.raises(DistributionError, match=r"labels\.features"):
+        answers(Scorer(5, 3), x[:5], features=["torso"])
+    broken = Scorer(5, 3)
+    with torch.no_grad():
+        broken.layer.weight[0, 0] = float("inf")
+    with pytest.raises(DistributionError, match=r"supervised\.nan"):
+        answers(broken, torch.zeros(4, 5), cache=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"labels\.write"):
+        answers(Scorer(5, 3), x[:5], cache=tmp_path / "file")
+
+
+def test_answers_ride_along_in_a_torch_loader(x: Tensor) -> None:
+    teacher, y = Scorer(5, 3, seed=1, gain=1.0), torch.zeros(500).long()
+    said = answers(teacher, x[:500]).target
+    data = WithAnswers(TensorDataset(x[:500], y), said)
+    one, other = (Learner(Scorer(5, 3), losses.forward_kl) for _ in range(2))
+    list(epochs(one, DataLoader(data, batch_size=100), 2))
+    list(epochs(other, Rows(x[:500], y, target=said, batch_size=100, shuffle=False), 2))
+    assert torch.equal(one.student.layer.weight, other.student.layer.weight)
+    with pytest.raises(UsageError, match=r"supervised\.batch"):
+        WithAnswers(TensorDataset(x[:5], y[:5]), said)
