@@ -24,6 +24,8 @@ EXAMPLES = {
     "beyond_the_teacher": r"(?s)imitation alone: .*reward too: .*retention [1-9]\.\d",
     "several_teachers": r"58 of 22,020 parameters: return (4[5-9]\d|500)\.\d",
     "multitask": r"(?s)pole.*arm.*geometric mean.*\n\d+\.\d",
+    "classifier": r"(?s)teacher +6,090 .*, 0\.9\d.*student +666 .*, 0\.9\d.*distilled 0\.[89]\d.*gain 0\.\d",
+    "tokens": r"(?s)teacher +2,163 .*, (0\.9[89]|1\.0).*before 348 .*, 0\.[0-4].*after +348 .*, (0\.9[5-9]|1\.0)",
     "detection": r"(?s)teacher +IoU 0\.7.*before IoU 0\.[0-4].*after +IoU 0\.[67]\d+, classes (9\d|100)\.",
     "from_live_sb3": r"58 of [\d,]+ parameters: return \d+\.\d .*retention (0\.[89]|1\.)",
 }

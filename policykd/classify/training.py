@@ -94,6 +94,7 @@ def train_classifier(
     rows = Rows(
         student.prepare(take_inputs(data.train.inputs, kept)),
         data.train.labels[kept],
+        soft=None if data.train.soft is None else data.train.soft[kept],
         batch_size=batch_size,
         batches=batches,
         seed=seed,
@@ -150,6 +151,7 @@ def distil(
     loader = Rows(
         inputs if raw else student.prepare(inputs),
         label,
+        soft=None if data.train.soft is None else data.train.soft[rows],
         target=target,
         batch_size=config.batch_size,
         batches=batches,

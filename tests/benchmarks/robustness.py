@@ -1,14 +1,18 @@
 """What a student stands that its training did not show: teacher, distilled student, and the same student on its own.
 
-    POLICYKD_TEACHERS=... python tests/benchmarks/robustness.py --part policy [--seeds 3] [--save FILE] [--limit 1]
+    POLICYKD_TEACHERS=... python tests/benchmarks/robustness.py [--part policy classifier] [--seeds 3] [--save FILE]
 
 Policy half: PPO on LunarLander. ``distilled`` is 16,16 by ``policykd distill`` at its defaults, ``alone`` the same
 network by PPO on 300,000 environment steps in the same code (reinforced.py says how). All act, with their modes, in
 the world that they know, under normal noise on every observation (in standard deviations of each number on the
 teacher's own states), in gravity that is weaker and stronger, and in wind; none has met any of that. 100 fresh
 episodes a world, the same ones for all; the teacher's interval is a bootstrap over episodes, the students' Student-t
-over training seeds. Shares are of the teacher's return in the world that it knows. ``--save`` keeps rows as they come
-and takes them up again; ``--limit`` makes that many new.
+over training seeds. Shares are of the teacher's return in the world that it knows.
+
+Classifier half: Fashion-MNIST, teacher cnn:32,64x128, students cnn:8,16, all as in classifiers.py: accuracy on the test
+images under noise, darkness, less contrast, blur, a shift, and a patch that hides a part.
+
+``--save`` keeps rows as they come and takes them up again; ``--limit`` makes that many new.
 """
 
 from __future__ import annotations
@@ -23,9 +27,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn.functional as F
+from classifiers import EPOCHS, STUDENT, teacher_of
 from reinforced import FIRST_SEED, PPO, STEPS, Row, rows
+from torch import Tensor
 
 import policykd as kd
+from policykd.classifiers import Classifier, build
+from policykd.classify import distill_classifier, train_classifier
+from policykd.datasets import Labelled, find
 from policykd.evaluation import Interval, evaluate, student_t_interval
 from policykd.home import recipe_for
 from policykd.recipe import Recipe
@@ -43,6 +53,7 @@ PHYSICS: dict[str, dict[str, Any]] = {
 }
 WORLDS = (*NOISE, *PHYSICS)
 WHO = ("distilled", "alone")
+CLASSIFIERS = ("alone", "distilled", "distilled, shifted views")
 
 Wanted = list[tuple[str, Callable[[], Row]]]
 
@@ -145,7 +156,79 @@ def _said(mean: Interval) -> str:
     return f"{mean.value:.0f}{bounds}"
 
 
-PARTS = {"policy": (policy_cells, policy_table)}
+CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "clean": lambda x, g: x,
+    "noise 15": lambda x, g: x + 15 * torch.randn(x.shape, generator=g),
+    "noise 40": lambda x, g: x + 40 * torch.randn(x.shape, generator=g),
+    "half as bright": lambda x, g: 0.5 * x,
+    "half the contrast": lambda x, g: 127.5 + 0.5 * (x - 127.5),
+    "blur 3x3": lambda x, g: F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1),
+    "2 pixels down and right": lambda x, g: F.pad(x, (2, 0, 2, 0))[..., : x.shape[-2], : x.shape[-1]],
+    "a patch of 8x8 hidden": lambda x, g: _hidden(x, g),
+}
+"""Of images ``[n, c, h, w]`` as floats from 0 to 255; what leaves that range is clipped."""
+
+
+def _hidden(x: Tensor, generator: torch.Generator) -> Tensor:
+    n, _, high, wide = x.shape
+    top, left = (torch.randint(0, size - 7, (n, 1, 1, 1), generator=generator) for size in (high, wide))
+    rows_, columns = torch.arange(high).view(1, 1, -1, 1), torch.arange(wide).view(1, 1, 1, -1)
+    inside = (rows_ >= top) & (rows_ < top + 8) & (columns >= left) & (columns < left + 8)
+    return torch.where(inside, 0.0, x)
+
+
+def seen(who: Classifier, data: Labelled) -> Row:
+    """Accuracy under each corruption, the same images for all."""
+    found = {}
+    for i, (name, change) in enumerate(CORRUPTIONS.items()):
+        moved = change(data.test.inputs.float(), torch.Generator().manual_seed(i))  # type: ignore[union-attr]
+        said = who.label_all(moved.round().clamp(0, 255).to(torch.uint8))
+        found[name] = float((said.dist.mode() == data.test.labels).float().mean())
+    return {"params": who.acting_parameters, "worlds": found}
+
+
+def classifier_cells(args: argparse.Namespace) -> Wanted:
+    """The rows of the classifier half."""
+    data, place = find(args.data), args.place / args.data
+    batches = -(-len(data.train.labels) // 128)
+
+    def made(who: str, seed: int) -> Row:
+        teacher = teacher_of(data, place / "teacher")
+        if who == "alone":
+            fresh = build(STUDENT, inputs=data.train.inputs, classes=data.classes, seed=seed)
+            return seen(train_classifier(fresh, data, epochs=EPOCHS, seed=seed, batches=batches).student, data)
+        how: dict[str, Any] = {"epochs": EPOCHS, "seed": seed, "alone": teacher}
+        how |= {"view": "shift"} if who == "distilled, shifted views" else {"cache": str(place / "cache")}
+        return seen(distill_classifier(data, teacher=teacher, student=STUDENT, **how).policies["student"], data)
+
+    found: Wanted = [("classifier teacher", lambda: seen(teacher_of(data, place / "teacher"), data))]
+    for seed in range(args.seeds):
+        for who in CLASSIFIERS:
+            found.append((f"classifier {who} {seed}", lambda who=who, seed=seed: made(who, seed)))
+    return found
+
+
+def classifier_table(args: argparse.Namespace, found: Mapping[str, Row]) -> None:
+    """The Markdown table of the classifier half."""
+    teacher = found.get("classifier teacher")
+    mine = {
+        who: [found[c] for seed in range(args.seeds) if (c := f"classifier {who} {seed}") in found]
+        for who in CLASSIFIERS
+    }
+    if teacher is None:
+        return
+    print(f"\n| test images | teacher | {' | '.join(CLASSIFIERS)} | distilled less alone, points |")
+    print("|---" * (3 + len(CLASSIFIERS)) + "|")
+    for name in CORRUPTIONS:
+        cells = [name, f"{teacher['worlds'][name]:.3f}"]
+        by = {who: [row["worlds"][name] for row in its] for who, its in mine.items()}
+        cells += [str(student_t_interval(values)) if len(values) > 1 else "" for values in by.values()]
+        gaps = [100 * (d - a) for d, a in zip(by["distilled"], by["alone"], strict=False)]
+        cells.append(str(student_t_interval(gaps)) if len(gaps) > 1 else "")
+        print(f"| {' | '.join(cells)} |")
+
+
+PARTS = {"classifier": (classifier_cells, classifier_table), "policy": (policy_cells, policy_table)}
 """Of each half: its rows by name and how each is made, and its tables."""
 
 
@@ -158,6 +241,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the student on its own")
     parser.add_argument("--episodes", type=int, default=100, help="in each world")
+    parser.add_argument("--data", default="fashion-mnist", help="of the classifier half")
+    parser.add_argument("--place", type=Path, default=Path("runs/classifiers"), help="for its teacher and answers")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--limit", type=int)
     args = parser.parse_args()
