@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +45,7 @@ class ClassifyConfig:
     inputs: Literal["all", "labelled"] = "all"
     """What the distilled student sees: all rows, labelled by the teacher, or only those with a label."""
     view: ViewName = "none"
-    """An augmentation that teacher and student see alike; the teacher is asked about each view."""
+    """An augmentation that teacher and students see alike; the teacher is asked about each view."""
     patience: int | None = None
     """Stop after so many epochs without a better one on the validation rows; None goes on to the end."""
     cache: str | None = None
@@ -53,7 +54,7 @@ class ClassifyConfig:
     """Seeds first weights, which labels are kept, orders and views; the cut of the data does not depend on it."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant: ``config.zero``, ``config.range``, ``name.loss``, ``name.view``."""
+        """Refuse what cannot be meant: ``config.zero``, ``config.range``, ``name.loss``, ``.view``, ``.inputs``."""
         for name in ("epochs", "batch_size", "teacher_epochs", "patience"):
             value = vars(self)[name]
             if value is not None and value < 1:
@@ -63,17 +64,21 @@ class ClassifyConfig:
             raise UnknownNameError.of("loss", self.loss, CLASS_LOSSES)
         if self.view not in VIEWS:
             raise UnknownNameError.of("view", self.view, VIEWS)
+        if self.inputs not in ("all", "labelled"):
+            raise UnknownNameError.of("inputs", self.inputs, ("all", "labelled"))
+        above = "a finite number above 0"
         ranges = {
-            "alpha": 0 <= self.alpha <= 1,
-            "temperature": self.temperature > 0,
-            "learning_rate": self.learning_rate is None or self.learning_rate > 0,
-            "teacher_learning_rate": self.teacher_learning_rate is None or self.teacher_learning_rate > 0,
-            "average": 0 <= self.average < 1,
-            "labels": 0 < self.labels <= 1,
+            "alpha": (0 <= self.alpha <= 1, "0 to 1"),
+            "temperature": (0 < self.temperature < math.inf, above),
+            "learning_rate": (self.learning_rate is None or 0 < self.learning_rate < math.inf, above),
+            "teacher_learning_rate": (
+                self.teacher_learning_rate is None or 0 < self.teacher_learning_rate < math.inf,
+                above,
+            ),
+            "average": (0 <= self.average < 1, "0 to less than 1"),
+            "labels": (0 < self.labels <= 1, "more than 0, 1 at most"),
         }
-        wrong = next((name for name, fits in ranges.items() if not fits), None)
-        if wrong is not None:
-            flag = f"--{wrong.replace('_', '-')}"
-            raise UsageError(
-                "config.range", f"{flag} {vars(self)[wrong]}", "a number in its range", f"leave {flag} out"
-            )
+        for name, (fits, expected) in ranges.items():
+            if not fits:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError("config.range", f"{flag} {vars(self)[name]}", expected, f"leave {flag} out")

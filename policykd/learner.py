@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from policykd.errors import UsageError
@@ -60,9 +60,9 @@ def _blanked(batch: Batch, mask: Tensor) -> Batch:
     def blank_feature(t: Tensor) -> Tensor:
         return blank(t) if t.dim() > mask.dim() else cleared(t, alive)  # one of a sentence may be as wide as it is long
 
-    def blank_obs(t: Tensor) -> Tensor:
+    def blank_obs(t: Any) -> Any:
         # A token that does not count is still its neighbours' context, and which of them are words is no number.
-        if t.dtype == torch.bool:
+        if not isinstance(t, Tensor) or t.dtype == torch.bool:  # raw texts are no numbers either
             return t
         t = cleared(t, alive)
         if mask.dim() > 1 and t.is_floating_point() and t.shape[: mask.dim()] == mask.shape:
@@ -82,6 +82,12 @@ def _trained(student: Taught) -> Blocks:
     if isinstance(student, Many):
         return student.blocks()
     return [(1, [p for p in student.parameters() if p.requires_grad])]
+
+
+def _norms(student: Taught) -> list[nn.Module]:
+    """The layers whose running statistics a step moves."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return [layer for layer in student.modules() if isinstance(layer, kinds)]
 
 
 class _Floats(Mapping[str, float]):
@@ -109,7 +115,8 @@ class Learner(Generic[S]):
         objective: an objective, or a pair loss ``(student, target) -> [*b]`` (a user's function is as good as ours).
         lr: Adam's learning rate, a number or a function of Progress.
         average: decay of the exponential moving average of the weights that ``averaged`` holds (Polyak & Juditsky
-            1992); None keeps none, and ``averaged`` is the student itself.
+            1992), beside the newest running statistics of normalising layers; None keeps none, and ``averaged`` is the
+            student itself.
         max_grad_norm: the gradient (of each member) is scaled down to this norm; None leaves it alone.
         adversary_lr: learning rate of the adversaries in the objective (``losses.Adversary``), which have an Adam of
             their own and are stepped after the student on the pairs that they judged; None takes the student's.
@@ -149,6 +156,7 @@ class Learner(Generic[S]):
         self.adversary_loss: Tensor | None = None
         self.averaged: S = student if average is None else copy.deepcopy(student)
         self._flat_average = None if average is None else Flat(_trained(self.averaged))
+        self._norms = [] if average is None else list(zip(_norms(self.averaged), _norms(student), strict=True))
 
     def step(self, batch: Batch | Sequence[Batch], progress: Progress | None = None) -> Update:
         """One gradient step on one batch, or on the sum of the losses of several (one a task, say).
@@ -222,6 +230,9 @@ class Learner(Generic[S]):
         self._flat_average.follow()
         with torch.no_grad():
             self._flat_average.data.lerp_(self._flat.data[: self._own], 1.0 - decay)
+            for layer, newest in self._norms:
+                for own, theirs in zip(layer.buffers(recurse=False), newest.buffers(recurse=False), strict=True):
+                    own.copy_(theirs)
 
     def restart_average(self) -> None:
         """Set the averaged student to the student as it is (buffers too: call it after changing a normaliser)."""
@@ -251,6 +262,7 @@ class Learner(Generic[S]):
         if not same:
             less.averaged = self.averaged.kept(members)
             less._flat_average = Flat(_trained(less.averaged))
+            less._norms = list(zip(_norms(less.averaged), _norms(less.student), strict=True))
         less._optimizer.take(self._optimizer, self._numbers_of(members))
         if self._opponents and less._opponents:
             less._opponents.optimizer.load_state_dict(self._opponents.optimizer.state_dict())

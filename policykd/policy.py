@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from policykd.distributions import masked
 from policykd.errors import UsageError
 from policykd.prediction import Batch, Obs, Origin, Prediction, Spec, map_obs, obs_tensor
 
-__all__ = ["ActingLayers", "Blocks", "Many", "Policy", "Taught", "tagged", "task_of"]
+__all__ = ["ActingLayers", "Blocks", "Many", "Policy", "Taught", "evaluating", "tagged", "task_of"]
 
 Blocks: TypeAlias = list[tuple[int, list[nn.Parameter]]]
 """Parameters in blocks, with how many members the first dimension of each tensor of a block counts."""
@@ -45,6 +46,19 @@ class Taught(nn.Module, ABC):
     @abstractmethod
     def read(self, batch: Batch) -> Prediction:
         """What it says about the rows of ``batch``, with a gradient to its weights."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode; afterwards each part of it is in the mode that it was in."""
+    # Module by module: whoever froze some of them in evaluation mode finds them as they were.
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def tagged(batch: Batch, number: int) -> Batch:

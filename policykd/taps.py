@@ -17,7 +17,7 @@ from policykd.errors import UnknownNameError, UsageError
 from policykd.policy import Many, Taught
 from policykd.prediction import Batch, Obs, Prediction
 
-__all__ = ["Names", "Tapped", "listen"]
+__all__ = ["Names", "Tapped", "by_feature", "listen"]
 
 Names: TypeAlias = Sequence[str] | Mapping[str, str]
 """Names of submodules as ``named_modules`` gives them (``torso.1``), or feature name -> module name."""
@@ -74,7 +74,8 @@ def _notice(*_: Any) -> None:
     pass
 
 
-def _by_feature(names: Names) -> dict[str, str]:
+def by_feature(names: Names) -> dict[str, str]:
+    """Feature name -> module name; one name alone is both."""
     if isinstance(names, str):
         return {names: names}
     return dict(names) if isinstance(names, Mapping) else {name: name for name in names}
@@ -82,7 +83,7 @@ def _by_feature(names: Names) -> dict[str, str]:
 
 def _layers(module: nn.Module, names: Names) -> dict[str, tuple[str, nn.Module]]:
     known = {name: layer for name, layer in module.named_modules(remove_duplicate=False) if name}
-    for name in _by_feature(names).values():
+    for name in by_feature(names).values():
         if name not in known:
             shown = ", ".join(list(known)[:_SHOWN]) or "none: it has no submodules"
             more = f", ... ({len(known)} in all)" if len(known) > _SHOWN else ""
@@ -90,7 +91,7 @@ def _layers(module: nn.Module, names: Names) -> dict[str, tuple[str, nn.Module]]
             fix = f"did you mean {' or '.join(close)}?" if close else ""
             found = f"module {name!r} is not in {type(module).__name__}"
             raise UnknownNameError("name.module", found, f"one of {shown}{more}", fix)
-    return {feature: (name, known[name]) for feature, name in _by_feature(names).items()}
+    return {feature: (name, known[name]) for feature, name in by_feature(names).items()}
 
 
 @final
@@ -117,7 +118,7 @@ class Tapped(Taught):
             raise UsageError(
                 "taps.many", f"a tapped {type(inner).__name__}", "one student or teacher", "tap each alone"
             )
-        self.inner, self.names = inner, _by_feature(names)
+        self.inner, self.names = inner, by_feature(names)
         _layers(inner, self.names)  # a wrong name is an error here, not at the first batch
 
     def read(self, batch: Batch) -> Prediction:

@@ -269,6 +269,7 @@ def test_taps_become_features() -> None:
     assert {k: tuple(v.shape) for k, v in said.features.items()} == {"maps": (6, 4, 4, 4), "last": (6, 7)}
     torch.testing.assert_close(logits(said), made.module.head(said.features["last"]))  # type: ignore[operator]
     assert set(build("linear", inputs=x, classes=2, taps=["hidden"])(x).features) == {"hidden"}
+    assert set(build("linear", inputs=x, classes=2, taps="hidden")(x).features) == {"hidden"}
     with pytest.raises(UnknownNameError, match=r"\[name.module\]"):
         build("linear", inputs=x, classes=2, taps=["torso"])
     with pytest.raises(UsageError, match=r"\[taps.silent\]"):

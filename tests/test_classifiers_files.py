@@ -62,6 +62,9 @@ def test_fingerprints_tell_apart_what_labels_depend_on() -> None:
     assert prints[0] == fingerprint(build("linear", inputs=x, classes=2))
     own = Classifier(nn.Linear(2, 3), 3)
     assert fingerprint(own) == fingerprint(own) != fingerprint(Classifier(nn.Linear(2, 3), 3))
+    layers = nn.Linear(2, 3)
+    relu, tanh = (fingerprint(Classifier(nn.Sequential(layers, f), 3)) for f in (nn.ReLU(), nn.Tanh()))
+    assert relu != tanh
 
 
 def test_a_module_of_the_users_own_cannot_be_saved(tmp_path: Path) -> None:

@@ -161,6 +161,13 @@ def test_pairs_make_a_bag_see_order() -> None:
     assert not torch.allclose(logits(two([a])), logits(two([b])))
 
 
+def test_a_transformer_has_so_many_positions() -> None:
+    tokens = torch.full((2, 5), 2)
+    assert logits(made("transformer:8x1", length=5).label({"tokens": tokens})).shape == (2, 3)
+    with pytest.raises(UsageError, match=r"5 tokens; expected 4 at most.*\[classifier\.inputs\]"):
+        made("transformer:8x1", length=4).label({"tokens": tokens})
+
+
 def test_attention_is_torchs() -> None:
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 4, generator=draw) for _ in range(3))

@@ -17,7 +17,7 @@ from policykd.classify import ClassReport, distill_classifier, train_classifier
 from policykd.datasets import Labelled, Split
 from policykd.errors import PolicykdError
 from policykd.learner import Learner
-from policykd.prediction import Batch, Progress
+from policykd.prediction import Batch, Prediction, Progress
 from policykd.supervised import MISSING
 
 
@@ -153,6 +153,30 @@ def test_a_loss_and_a_student_of_ones_own(teacher: Classifier) -> None:
     assert torch.equal(next(mine.parameters()), torch.zeros(3, 64))  # both students were copies
 
 
+def test_assistants_stand_between_teacher_and_student(teacher: Classifier) -> None:
+    finished: list[str] = []
+    found = distill_classifier(
+        DATA, teacher=teacher, student="cnn:2", via=["cnn:4,8", "same"], on_done=lambda who, it: finished.append(who),
+        **QUICK,
+    )  # fmt: skip
+    assert finished == ["alone", "via-1", "via-2", "student"] and list(found.policies) == ["teacher", *finished]
+    assert [it.shape for it in found.via] == ["cnn:4,8", "cnn:2"]
+    looks = [look["who"] for look in found.history]
+    assert looks == [who for who in finished for _ in range(6)]
+    # The last one has learnt from the assistant before it, and is compared with the first teacher.
+    assistant = distill_classifier(DATA, teacher=teacher, student="cnn:2", via=["cnn:4,8"], **QUICK)
+    born_again = distill_classifier(
+        DATA, teacher=assistant.policies["student"], student="cnn:2", alone=found.policies["alone"], **QUICK
+    )
+    assert torch.equal(*(next(it.policies["student"].parameters()) for it in (found, born_again)))
+    theirs, own = (found.policies[who].label_all(DATA.test.inputs).dist.mode() for who in ("teacher", "student"))
+    assert found.student.score.agreement == pytest.approx(float((theirs == own).float().mean()))
+    fields = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [it["params"] for it in fields["via"]] == [it.params for it in found.via]
+    with pytest.raises(PolicykdError, match=r"classifier\.shape"):
+        distill_classifier(DATA, teacher=teacher, student="cnn:2", via=["cnn"], **QUICK)
+
+
 def test_teacher_from_a_shape_or_a_folder(teacher: Classifier, tmp_path: Path) -> None:
     save(teacher, tmp_path / "teacher")
     one = distill_classifier(DATA, teacher=tmp_path / "teacher", student="cnn:2", **QUICK)
@@ -204,6 +228,91 @@ def test_bad_input(teacher: Classifier, tmp_path: Path) -> None:
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     assert code(teacher=broken) == "classifier.nan"
+
+
+def test_what_cannot_be_is_refused_before_anything_is_learnt() -> None:
+    def code(data: Labelled = DATA, **how: Any) -> str:
+        steps: list[str] = []
+        asked = {"teacher": "cnn:2", "student": "cnn:2", **QUICK, **how}
+        with pytest.raises(PolicykdError) as caught:
+            distill_classifier(data, on_update=lambda who, _: steps.append(who), **asked)
+        assert not steps
+        return caught.value.code
+
+    def held(validation: Split, test: Split) -> Labelled:
+        return Labelled("x", "", DATA.classes, DATA.train, validation, test)
+
+    texts = Split(("good film", "bad film", "good plot") * 9, torch.arange(27) % 3)
+    words = Labelled("words", "", DATA.classes, texts, texts, texts)
+    unknown = Split(DATA.test.inputs, torch.full((200,), MISSING))
+    single = torch.full((200,), MISSING)
+    single[0] = 1
+    assert code(held(DATA.validation, unknown)) == code(held(unknown, DATA.test)) == "classify.splits"
+    assert code(held(DATA.validation, Split(DATA.test.inputs, single))) == "classify.splits"
+    assert code(teacher="mlp:8", loss="attention") == "classify.features"
+    assert code(words, teacher="bag:4", student="bag:2", view="mixup") == "classify.view"
+    assert code(words, teacher="bag:4", student="bag:2", view="shift") == "classify.view"
+    flat = Split(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
+    numbers = Labelled("numbers", "", DATA.classes, flat, flat, flat)
+    assert code(numbers, teacher="mlp:4", student="mlp:2", view="flip") == "classify.view"
+    turned = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes[::-1])
+    assert code(student=turned) == code(teacher=turned, student=turned) == code(alone=turned) == "classify.classes"
+    assert code(inputs="labeled") == "name.inputs"
+    for knob in ("temperature", "learning_rate"):
+        assert code(**{knob: float("inf")}) == "config.range"
+
+
+def test_a_loss_by_name_and_a_cache_by_path(teacher: Classifier, tmp_path: Path) -> None:
+    found = distill_classifier(
+        DATA, teacher=teacher, student="cnn:2", loss="dist", cache=tmp_path, epochs=1, batch_size=64
+    )
+    fields = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert fields["method"] == "dist" and fields["config"]["cache"] == str(tmp_path)
+
+
+def test_a_loss_of_ones_own_compares_taps(teacher: Classifier) -> None:
+    seen = []
+
+    def closer(student: Prediction, target: Prediction) -> torch.Tensor:
+        seen.append((student.features["maps"].requires_grad, target.features["maps"].requires_grad))
+        return losses.attention_transfer(student, target, feature="maps")
+
+    where = {"maps": "convolutions.1"}
+    tapped = Classifier(teacher.module, teacher.classes, taps=where, shape=teacher.shape)
+    student = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes, taps=where)
+    found = distill_classifier(DATA, teacher=tapped, student=student, loss=closer, epochs=1, batch_size=64)
+    assert set(seen) == {(True, False)} and found.answers["on_the_fly"]
+
+
+@pytest.mark.parametrize("view", ["shift", "flip", "mixup"])
+def test_both_students_see_the_views(teacher: Classifier, view: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, torch.Tensor] = {}
+    course = "alone"
+
+    def hear(self: Classifier, batch: Batch) -> Prediction:
+        if len(batch) > 1:  # before all a look at one row tells whether classes fit
+            read.setdefault(course, batch.obs)  # type: ignore[arg-type]
+        return self(batch.obs)  # type: ignore[no-any-return]
+
+    def tell(who: str, look: Any) -> None:
+        nonlocal course
+        course = "student"
+
+    monkeypatch.setattr(Classifier, "read", hear)
+    distill_classifier(DATA, teacher=teacher, student="cnn:2", view=view, on_look=tell, epochs=1, batch_size=64)
+    plain = {image.numpy().tobytes() for image in DATA.train.inputs}
+    assert torch.equal(read["alone"], read["student"])
+    assert any(image.numpy().tobytes() not in plain for image in read["alone"])
+
+
+def test_a_report_holds_no_infinity(teacher: Classifier) -> None:
+    class Sure(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([0.0, 0.0, -torch.inf]).expand(len(x), 3)
+
+    found = distill_classifier(DATA, teacher=Classifier(Sure(), DATA.classes), student="cnn:2", **QUICK)
+    fields = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert found.teacher.score.nll == float("inf") and "nll" not in fields["teacher"] and "nll" in fields["student"]
 
 
 def test_labels_alone_never_reach_the_teacher(teacher: Classifier) -> None:

@@ -97,11 +97,51 @@ def test_a_dry_run_writes_nothing_and_a_configuration_comes_back(
     assert fields["config"]["epochs"] == 4 and fields["student"]["accuracy"] == first["student"]["accuracy"]
 
 
+def test_assistants_are_kept_and_shown(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    args = ["distill-classifier", str(data), *QUICK[:4], "--teacher", str(run / "teacher"), "--student", "cnn:2"]
+    assert main([*args, "--via", "cnn:4", "same", "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    assert "assistant 1" in said and "assistant 2" in said
+    report = json.loads((tmp_path / "a/report.json").read_text())
+    assert [load(it["path"]).acting_parameters for it in report["via"]] == [it["params"] for it in report["via"]]
+    assert json.loads((tmp_path / "a/config.json").read_text())["via"] == ["cnn:4", "same"]
+
+
+def test_ctrl_c_keeps_who_has_learnt(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import policykd.classify as classify
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classify, "distil", stop)
+    assert main(["distill-classifier", str(data), *QUICK, "--out", str(tmp_path / "a")]) == 130
+    said = capsys.readouterr().err
+    assert f"trained by now: {tmp_path}/a/teacher, {tmp_path}/a/alone" in said
+    assert load(tmp_path / "a/teacher").classes == ("0", "1")
+
+
+def test_a_classifier_among_runs_is_left_out_of_a_table_of_returns(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "agent").mkdir()
+    card = Path(__file__).parent.parent / "agents/lunarlander-ppo/card.json"
+    (tmp_path / "agent/card.json").write_text(card.read_text())
+    (tmp_path / "one").symlink_to(run)
+    assert main(["compare", str(tmp_path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 1
+    assert main(["compare", str(run)]) == 1
+    assert "[compare.classifier]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "status"),
     [
         (["fashion-minst"], "name.data", 2),
         (["{data}", "--student", "cnn:x"], "classifier.shape", 2),
+        (["{data}", "--teacher", "no/such"], "classifier.shape", 2),
+        (["{data}", "--temperature", "inf"], "config.range", 2),
         (["{data}", "--student", "bag:8"], "classifier.inputs", 2),
         (["{data}", "--loss", "attentoin"], "cli", 2),
         (["{data}", "--alpha", "2"], "config.range", 2),

@@ -306,6 +306,8 @@ def test_labels_that_are_missing_or_have_gaps(tmp_path: Path) -> None:
         ({"x": np.zeros((9, 2))}, "data.damaged"),
         ({"x": np.zeros((9, 2)), "y": np.arange(9) % 2, "x_test": np.zeros((9, 2))}, "data.damaged"),
         ({"x": np.array([{}] * 9), "y": np.arange(9) % 2}, "data.damaged"),
+        ({"x": np.array([b"\xff", b"a"] * 5), "y": np.arange(10) % 2}, "data.damaged"),
+        ({"x": np.zeros((10, 2)), "y": np.array([b"\xff", b"a"] * 5)}, "data.damaged"),
     ],
 )
 def test_npz_that_cannot_be_meant(tmp_path: Path, arrays: dict[str, Any], want: str) -> None:
@@ -370,6 +372,13 @@ def test_csv_of_pixels_and_of_numbers(tmp_path: Path) -> None:
         assert width * -10 == pytest.approx(depth) and label == 1 - round(-depth) % 2
     headed = find(table(tmp_path / "headed.csv", [["kind", "a", "b"], *[[i % 2, i, i / 2] for i in range(20)]]))
     assert isinstance(headed.test.inputs, Tensor) and headed.test.inputs.shape == (4, 2)
+
+
+def test_labels_that_a_float_cannot_tell_apart(tmp_path: Path) -> None:
+    rows = [[2**24 + i % 3, i, i / 2] for i in range(60)]
+    found = find(table(tmp_path / "ids.csv", rows))
+    assert found.classes == ("16777216", "16777217", "16777218")
+    assert isinstance(found.test.inputs, Tensor) and found.test.labels.bincount().tolist() == [4, 4, 4]
 
 
 def test_csv_of_texts(tmp_path: Path) -> None:

@@ -294,6 +294,15 @@ def test_dist_of_one_row_has_no_columns() -> None:
     assert rows(dist_relations, s, of, beta=0.0).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("classes", [3, 10, 100, 1000])
+def test_dist_of_a_fresh_student_has_no_direction_made_of_rounding(classes: int) -> None:
+    x = torch.zeros(6, classes, requires_grad=True)  # a mean of ten 0.1 is not 0.1 in floating point
+    found = rows(dist_relations, cat(x), batch(cat(randn(6, classes))))
+    found.sum().backward()
+    assert found.tolist() == pytest.approx([2.0] * 6) and x.grad is not None
+    assert float(x.grad.abs().max()) < 100
+
+
 def test_dist_where_nothing_varies() -> None:
     for x, y in ((torch.zeros(3, 4), randn(3, 4)), (randn(3, 4), torch.zeros(3, 4))):
         x = x.double().requires_grad_()

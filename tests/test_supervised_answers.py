@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import Scorer
 
 from policykd import losses
+from policykd.classifiers import Classifier, Vocabulary, build
 from policykd.clock import Clock
 from policykd.errors import CheckpointError, DistributionError, RunError, UsageError
 from policykd.learner import Learner
 from policykd.prediction import Prediction
 from policykd.supervised import Rows, WithAnswers, answers, epochs, hash_inputs, hash_weights, read_answers
+from policykd.taps import Tapped
 
 
 @pytest.fixture
@@ -100,8 +103,89 @@ def test_hashes_tell_contents_apart() -> None:
     assert hash_inputs(("ab", "c")) != hash_inputs(("a", "bc"))
     assert hash_inputs({"a": x, "b": x}) == hash_inputs({"b": x, "a": x}) != hash_inputs({"a": x})
     assert hash_weights(Scorer(2, 2)) == hash_weights(Scorer(2, 2)) != hash_weights(Scorer(2, 2, seed=1))
+    assert hash_inputs(("\ud800",)) != hash_inputs(("?",))  # half a character, as json.loads may give
     turned = x.reshape(2, 3).T
     assert hash_inputs(turned) == hash_inputs(turned.contiguous())
+
+
+def _net(between: nn.Module) -> Classifier:
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 4), between, nn.Linear(4, 3))
+    for p in net.parameters():
+        nn.init.normal_(p, generator=generator)
+    return Classifier(net, 3)
+
+
+class _Shifted(nn.Module):
+    """What it adds is no part of its state."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.register_buffer("by", torch.full((3,), by), persistent=False)
+
+
+class _Called(nn.Module):
+    def __init__(self, f: Any) -> None:
+        super().__init__()
+        self.f = f
+
+    def extra_repr(self) -> str:
+        return repr(self.f)
+
+
+def test_equal_weights_in_another_network_are_another_teacher(tmp_path: Path, x: Tensor) -> None:
+    relu, gelu = _net(nn.ReLU()), _net(nn.GELU())
+    assert answers(relu, x[:9], cache=tmp_path).hits == 0
+    found = answers(gelu, x[:9], cache=tmp_path)
+    assert found.hits == 0 and found.others == 1
+    assert torch.equal(found.target.dist.logits, gelu.label(x[:9]).dist.logits)  # type: ignore[union-attr]
+    assert hash_weights(relu) == hash_weights(_net(nn.ReLU())) != hash_weights(_net(nn.LeakyReLU()))
+    assert hash_weights(_Shifted(1.0)) == hash_weights(_Shifted(1.0)) != hash_weights(_Shifted(2.0))
+    assert hash_weights(_Called(lambda: 1)) == hash_weights(_Called(lambda: 1))  # wherever it lies in memory
+
+
+def test_equal_weights_with_another_vocabulary_are_another_teacher(tmp_path: Path) -> None:
+    texts = ("good fine film", "bad poor film", "good bad film") * 2
+    usual = Vocabulary.fit(texts, least=1)
+    turned, short = Vocabulary(usual.words[::-1], usual.length), Vocabulary(usual.words, 1)
+    teachers = [build("bag:4", inputs=texts, classes=2, encoder=v, seed=3) for v in (usual, turned, short)]
+    for teacher in teachers:
+        found = answers(teacher, texts, cache=tmp_path)
+        assert found.hits == 0
+        assert torch.equal(found.target.dist.logits, teacher.label(texts).dist.logits)  # type: ignore[union-attr]
+    heads = [build(f"transformer:8x1x{h}", inputs=texts, classes=2, seed=3) for h in (2, 4)]
+    assert hash_weights(Tapped(heads[0], {"s": "module.norm"})) != hash_weights(Tapped(heads[1], {"s": "module.norm"}))
+
+
+def test_features_of_texts_are_as_long_as_the_longest_of_all() -> None:
+    texts = tuple("good film " * (1 + i // 256) for i in range(600))
+    teacher = build("transformer:8x1", inputs=texts, classes=2, taps={"states": "norm"})
+    with pytest.raises(DistributionError, match=r"prepare\(texts\).*labels\.shape"):
+        answers(teacher, texts, features=["states"])
+    found = answers(teacher, teacher.prepare(texts), features=["states"])  # type: ignore[arg-type]
+    assert found.target.features["states"].shape == (600, 6, 8)
+
+
+def test_a_manifest_that_leaves_rows_out_or_names_a_shard_twice(tmp_path: Path, x: Tensor) -> None:
+    teacher = Scorer(5, 3)
+    folder = answers(teacher, x, cache=tmp_path).folder
+    assert folder is not None
+    manifest = folder / "manifest.json"
+    said = json.loads(manifest.read_text())
+    first, second, third = said["shards"]
+    for wrong in ([third], [{**third, "file": first["file"]}], [first, first], [first, second, third, third]):
+        manifest.write_text(json.dumps({**said, "shards": wrong}))
+        with pytest.raises(CheckpointError, match=r"remove .*labels\.manifest"):
+            answers(teacher, x, cache=tmp_path)
+
+
+def test_answers_named_by_hand_are_read_by_that_name(tmp_path: Path, x: Tensor) -> None:
+    found = answers(Scorer(5, 3), x[:9], cache=tmp_path, teacher_hash="mine")
+    assert found.folder is not None
+    again = read_answers(found.folder, Scorer(5, 3), teacher_hash="mine")
+    assert torch.equal(again.dist.mode(), found.target.dist.mode())
+    with pytest.raises(CheckpointError, match=r"labels\.teacher"):
+        read_answers(found.folder, Scorer(5, 3))
 
 
 def test_bad_input(tmp_path: Path, x: Tensor) -> None:

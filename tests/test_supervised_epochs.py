@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from toys import Scorer
+from toys import CARTPOLE, Balancer, Scorer
 
-from policykd import losses
+from policykd import losses, students
+from policykd.classifiers import Classifier, build
 from policykd.clock import Clock
 from policykd.distributions import Categorical
 from policykd.errors import PolicykdError, UsageError
@@ -60,7 +63,7 @@ def test_rows_take_texts_and_dicts_and_answers() -> None:
     parts = list(rows)
     assert [p.inputs for p in parts] == [("a", "b"), ("c",)]
     assert parts[1].target is not None and parts[1].target.features["h"].tolist() == [[2.0]]
-    [part] = Rows({"t": torch.arange(3)}, torch.zeros(3), shuffle=False)
+    [part] = Rows({"t": torch.arange(3)}, torch.zeros(3).long(), shuffle=False)
     assert isinstance(part.inputs, dict) and part.inputs["t"].tolist() == [0, 1, 2]
 
 
@@ -74,6 +77,10 @@ def test_rows_take_texts_and_dicts_and_answers() -> None:
         (lambda: as_examples((torch.zeros(3), torch.zeros(2).long())), "supervised.batch"),
         (lambda: as_examples((torch.zeros(3), torch.zeros(3))), "label.type"),
         (lambda: as_examples({"x": 1}), "supervised.batch"),
+        (lambda: Rows(torch.zeros(3, 2), torch.tensor([0.5, 1.0, 2.0])), "label.type"),
+        (lambda: as_examples((torch.zeros(2, 4), torch.zeros(2).long(), torch.zeros(3, 5))), "supervised.batch"),
+        (lambda: as_examples((torch.zeros(2, 4), torch.zeros(2).long(), THREE)), "supervised.batch"),
+        (lambda: as_examples((torch.zeros(2, 4), torch.zeros(2).long(), np.zeros((2, 5)))), "supervised.batch"),
     ],
 )  # fmt: skip
 def test_what_a_loader_must_not_give(make: Any, code: str) -> None:
@@ -245,6 +252,48 @@ def test_statistics_of_a_normalising_layer_reach_the_student_that_is_measured() 
     assert found.student.norm.running_mean is not None and float(found.student.norm.running_mean.min()) > 5
 
 
+def test_only_what_is_learnt_moves_running_statistics() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    module[0].eval()  # whoever set a part of it aside finds it there
+    learner = Learner(Classifier(module, 3), losses.forward_kl)
+    x, y = blobs(40)
+    list(epochs(learner, Rows(x, y, batch_size=10), 2, teacher=Scorer(4, 3)))
+    counted = learner.student.module[1].num_batches_tracked  # type: ignore[index]
+    assert int(counted) == 8 and module[1].training and not module[0].training
+
+
+@pytest.mark.parametrize("average", [0.9, None])
+def test_the_averaged_student_has_the_newest_running_statistics(average: float | None) -> None:
+    torch.manual_seed(0)
+    x = 10.0 + torch.randn(200, 4)
+    y = (x[:, 0] > 10).long()
+    layers = (torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+    learner = Learner(Classifier(torch.nn.Sequential(*layers), 2), losses.label_nll, lr=0.01, average=average)
+    list(epochs(learner, Rows(x, y, batch_size=40), 30))
+    assert float((learner.averaged.label(x).dist.mode() == y).float().mean()) > 0.9
+    moved = learner.state_dict()
+    assert torch.equal(moved["averaged"]["module.2.running_var"], moved["student"]["module.2.running_var"])
+
+
+def test_raw_texts_with_rows_that_do_not_count() -> None:
+    texts = ("good film", "bad film", "no film at all", "good") * 5
+    teacher, one, other = (build("bag:4", inputs=texts, classes=2, seed=seed) for seed in (1, 0, 0))
+    for student, prepare in ((one, None), (other, other.prepare)):
+        rows = Rows(texts, torch.zeros(20).long(), mask=torch.arange(20) < 15, batch_size=8)
+        list(epochs(Learner(student, losses.forward_kl), rows, 1, teacher=teacher, prepare=prepare))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_view_that_keeps_old_answers_is_not_believed() -> None:
+    x, y = blobs(30)
+    teacher = Scorer(4, 3, seed=1)
+    rows = Rows(x, y, target=teacher.label(x), batch_size=30)
+    asked = teacher.asked
+    list(epochs(Learner(Scorer(4, 3), losses.forward_kl), rows, 1, teacher=teacher, view=lambda e, g: replace(e)))
+    assert teacher.asked == asked + 30
+
+
 def test_two_students_teach_each_other() -> None:
     x, y = blobs(300)
     few = torch.where(torch.arange(300) < 60, y, MISSING)
@@ -276,3 +325,18 @@ def test_missing_labels_and_masks_count_nothing() -> None:
     learnt(epochs(one, [Examples(x, wrong, mask=mask)], 5))
     learnt(epochs(other, [Examples(x, y, mask=mask)], 5))
     assert torch.equal(one.student.layer.weight, other.student.layer.weight)
+
+
+def test_a_policy_learns_from_noisy_states_what_its_teacher_says_of_them() -> None:
+    """The loop is the classifiers': states are inputs, the teacher's law is the target, nobody has a label."""
+    teacher = Balancer(gain=3.0)
+    student = students.mlp(CARTPOLE, hidden=(8,), seed=0)
+    states = 0.1 * torch.randn(400, 4, generator=torch.Generator().manual_seed(2))
+    nobody_knows = torch.full((400,), MISSING)
+    learner = Learner(student, losses.forward_kl, lr=0.02, average=None)
+    loader = Rows(states, nobody_knows, batch_size=50)
+    first, *_, last = epochs(learner, loader, 30, teacher=teacher, view=views.noise(torch.tensor([0.2, 0.2, 0.1, 0.1])))
+    assert float(last.loss) < 0.2 * float(first.loss)
+    assert teacher.rows == 30 * 400  # every view is new
+    fresh = 0.2 * torch.randn(500, 4, generator=torch.Generator().manual_seed(3))
+    assert float((student.label(fresh).dist.mode() == teacher.label(fresh).dist.mode()).float().mean()) > 0.95

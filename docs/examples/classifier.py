@@ -34,8 +34,7 @@ few = data.share(0.05)  # the same images, and a label for one in twenty
 
 teacher = Classifier(network(16, seed=0), data.classes)
 learner = kd.Learner(teacher, kd.losses.label_nll, lr=0.01)
-for update in epochs(learner, Rows(data.train.inputs, data.train.labels), 10):
-    pass
+list(epochs(learner, Rows(data.train.inputs, data.train.labels), 10))
 teacher = learner.averaged
 print("teacher   ", told(teacher))
 
@@ -45,13 +44,14 @@ loader = DataLoader(pairs, batch_size=64, shuffle=True, generator=torch.Generato
 
 student = Classifier(network(4, seed=1), data.classes)
 learner = kd.Learner(student, kd.losses.hard_and_soft(alpha=0.9, temperature=4.0), lr=0.01)
-for update in epochs(learner, loader, 20):
-    pass
+for update in epochs(learner, loader, 15):
+    if update.step % 105 == 0:
+        print(f"{update.step} updates, loss {float(update.loss):.3f}")
 print("student   ", told(learner.averaged))
 
 # In one call, with the same student taught by the few labels alone beside it:
 student = Classifier(network(4, seed=1), data.classes)
 report = kd.distill_classifier(
-    data, teacher=teacher, student=student, labels=0.05, epochs=20, learning_rate=0.01, cache="runs/answers"
+    data, teacher=teacher, student=student, labels=0.05, cache="runs/answers", epochs=15, learning_rate=0.01
 )
 print(report)

@@ -47,8 +47,7 @@ words, tags, mask = sentences(2000, seed=0)
 words_test, tags_test, _ = sentences(500, seed=1)
 
 learner = kd.Learner(Classifier(Tagger(16, seed=0), TAGS), kd.losses.label_nll, lr=0.01)
-for update in epochs(learner, Rows(words, tags, mask=mask), 12):
-    pass
+list(epochs(learner, Rows(words, tags, mask=mask), 12))
 teacher = learner.averaged
 print("teacher       ", told(teacher))
 
@@ -56,6 +55,5 @@ student = Classifier(Tagger(5, seed=1), TAGS)
 print("student before", told(student))
 learner = kd.Learner(student, kd.losses.forward_kl, lr=0.02)
 unlabelled = Rows(words, torch.full_like(tags, MISSING), target=teacher.label_all(words), mask=mask)
-for update in epochs(learner, unlabelled, 15):
-    pass
+list(epochs(learner, unlabelled, 15))
 print("student after ", told(learner.averaged))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, final
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from policykd.classifiers.shapes import Shape
 from policykd.distributions import Categorical
 from policykd.errors import UsageError
-from policykd.policy import Taught
+from policykd.policy import Taught, evaluating
 from policykd.prediction import Batch, Obs, Origin, Prediction, map_obs
-from policykd.taps import listen
+from policykd.taps import Names, by_feature, listen
 
 __all__ = ["Classifier", "Encoder", "Inputs"]
 
@@ -59,7 +58,7 @@ class Classifier(Taught):
         module: nn.Module,
         classes: Sequence[str] | int,
         *,
-        taps: Sequence[str] | Mapping[str, str] = (),
+        taps: Names = (),
         encoder: Encoder | None = None,
         shape: Shape | None = None,
         origin: Origin | None = None,
@@ -67,7 +66,7 @@ class Classifier(Taught):
         super().__init__()
         self.module, self.encoder, self.shape = module, encoder, shape
         self.classes = _named(classes)
-        self.taps: dict[str, str] = dict(taps) if isinstance(taps, Mapping) else {name: name for name in taps}
+        self.taps = by_feature(taps)
         self.origin = origin or Origin(algo=None if shape is None else shape.kind)
         with listen(module, self.taps):
             pass  # a name that is not there is refused now, not at the first batch
@@ -153,16 +152,16 @@ class Classifier(Taught):
         Raises:
             UsageError: ``classifier.nan`` where logits are no distribution (NaN, +inf, -inf for all classes).
         """
-        with _evaluating(self), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             said: Prediction = self(inputs)
         assert isinstance(said.dist, Categorical)  # forward makes no other
         lost = int(said.dist.log_probs.isnan().any(-1).sum())
         if lost:
             raise UsageError(
                 "classifier.nan",
-                f"{lost} of {said.dist.logits.shape[:-1].numel()} rows where the teacher's logits are NaN or infinite",
+                f"{lost} of {said.dist.logits.shape[:-1].numel()} rows where logits are NaN or infinite",
                 "finite logits (-inf only for classes that cannot be)",
-                "look for NaN in the inputs, and whether the teacher's training diverged",
+                "look for NaN in the inputs; where training diverged, take a smaller learning rate",
             )
         return said
 
@@ -214,15 +213,3 @@ def _named(classes: Sequence[str] | int) -> tuple[str, ...]:
             "give classes=10, or classes=('cat', 'dog')",
         )
     return names
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    # Module by module: whoever froze some of them in evaluation mode finds them as they were.
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

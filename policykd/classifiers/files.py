@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ def _about(classifier: Classifier) -> dict[str, Any]:
 def fingerprint(classifier: Classifier) -> str:
     """sha256 (hex) of its weights, shape, classes, taps and vocabulary: equal where labels must be equal.
 
-    Of a module of the user's own it knows the class and the weights, not the code.
+    Of a module of the user's own it knows the class, the layers and the weights, not the code.
     """
-    told = {**_about(classifier), "module": type(classifier.module).__qualname__}
+    # Where a function lies in memory is no part of what a module is.
+    layers = re.sub(r" at 0x[0-9a-f]+", "", str(classifier.module))
+    told = {**_about(classifier), "module": type(classifier.module).__qualname__, "layers": layers}
     found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, tensor in sorted(classifier.module.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

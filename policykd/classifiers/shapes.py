@@ -91,7 +91,7 @@ def _refused(text: object) -> UsageError:
         f"the shape {str(text)[:200]!r}",
         "linear, mlp:64,64, cnn:16,32, cnn:16,32x64, bag:32, bag:32,16, bag2:32, transformer:64x1, transformer:64x1x4 "
         f"or minilm, widths from 1 to {_WIDEST}, a transformer's a multiple of its heads",
-        "type cnn:16,32 for images, bag:32 for texts",
+        "type cnn:16,32 for images, bag:32 for texts" + (f"; no folder {text} is there" if "/" in str(text) else ""),
     )
 
 

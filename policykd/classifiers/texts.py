@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from policykd.classifiers.shapes import Shape
 from policykd.classifiers.vocabulary import PADDING
+from policykd.errors import UsageError
 
 __all__ = ["BUCKETS", "Bag", "Transformer", "attend", "mean_over"]
 
@@ -125,8 +126,16 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits ``[*b, k]`` of tokens ``[*b, t]`` (long), t at most ``length``."""
+        """Logits ``[*b, k]`` of tokens ``[*b, t]`` (long).
+
+        Raises:
+            UsageError: ``classifier.inputs`` for more tokens than ``length``.
+        """
         rows = tokens.reshape(-1, tokens.shape[-1])
+        if rows.shape[1] > len(self.positions.weight):
+            found = f"texts of {rows.shape[1]} tokens"
+            expected = f"{len(self.positions.weight)} at most"
+            raise UsageError("classifier.inputs", found, expected, "encode texts with this classifier's own prepare")
         mask = rows != PADDING
         x = self.words(rows) + self.positions.weight[: rows.shape[1]]
         for block in self.blocks:

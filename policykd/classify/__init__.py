@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from policykd.class_config import ClassifyConfig
+from policykd.class_config import ClassifyConfig, ClassLoss
 from policykd.classifiers import Classifier, build, load, parse
+from policykd.classify.objectives import tapped
 from policykd.classify.report import ClassMeasured, ClassReport
-from policykd.classify.training import Course, OnLook, OnUpdate, distil, rate, train_classifier
+from policykd.classify.training import Course, OnLook, OnUpdate, distil, on_labels, rate, train_classifier
 from policykd.clock import Clock
 from policykd.datasets import Labelled, find
 from policykd.errors import UsageError
@@ -25,9 +28,6 @@ from policykd.supervised import MISSING, Fitted, score
 
 __all__ = ["ClassMeasured", "ClassReport", "ClassifyConfig", "distill_classifier", "train_classifier"]
 
-_EPOCHS, _STEPS = 20, 2_000
-"""Passes over the training rows, and steps that they make at least."""
-
 
 def distill_classifier(
     data: Labelled | str | Path,
@@ -35,57 +35,68 @@ def distill_classifier(
     teacher: Classifier | str | Path,
     student: Classifier | str,
     config: ClassifyConfig | None = None,
-    loss: Weighted | Objective | PairLoss | None = None,
+    loss: Weighted | Objective | PairLoss | ClassLoss | None = None,
     alone: Classifier | None = None,
+    via: Sequence[str] = (),
+    on_done: Callable[[str, Classifier], None] | None = None,
     on_update: OnUpdate | None = None,
     on_look: OnLook | None = None,
     **overrides: Any,
 ) -> ClassReport:
     """Teach a small classifier what a large one says, and the same one the labels alone; measure all three.
 
-    Both students begin with the same weights and take as many steps; each is the best of its epochs on the validation
-    rows, and is measured on test rows that neither teacher nor students have seen.
+    Both students begin with the same weights, take as many steps and see the same views; each is the best of its epochs
+    on the validation rows, and is measured on test rows that neither teacher nor students have seen.
 
     Args:
         data: a set, or a name or path for ``datasets.find``.
         teacher: a Classifier, the folder of one, or a shape to train here on all labels first.
         student: a shape, or a Classifier (whose weights are where both students begin).
         config: how; ``overrides`` are its fields by name.
-        loss: a loss of your own in the place of ``config.loss``; its rows are those of a Categorical.
+        loss: a name for ``config.loss``, or a loss of your own in its place: on Categoricals, and on taps of
+            teacher and student.
         alone: what to compare with, where it has been trained before (``train_classifier``); None trains it.
-        on_update, on_look: told of every step and every epoch, of ``teacher``, ``alone`` and ``student``.
+        via: shapes of assistants between teacher and student, each taught by the one before, as the student is
+            (Mirzadeh et al. 2020, 1902.03393); ``same`` is the student's own, a generation (born again: 1805.04770).
+        on_done: told of everybody who has learnt: ``teacher``, ``alone``, ``via-1``, ``student``.
+        on_update, on_look: told of every step and every epoch of theirs.
 
     Returns:
-        The report; ``report.policies`` holds the three.
+        The report; ``report.policies`` holds all of them.
 
     Raises:
         UsageError: ``classify.classes`` for a teacher of other classes than the data's, ``classify.splits`` for data
-            without validation or test rows, ``classify.labels`` for ones without a label at all.
+            without validation or test rows that have a label, ``classify.labels`` for training rows without one,
+            ``classify.view`` for a view of what is no image, ``classify.features`` for a loss on layers that are not
+            there. All of them before anything is learnt.
     """
+    if isinstance(loss, str):
+        loss, overrides = None, {**overrides, "loss": loss}
     config = replace(config or ClassifyConfig(), **overrides)
     clock = Clock()
     with clock.phase("load"):
         if not isinstance(data, Labelled):
             data = find(data)  # one cut for all seeds: no test row of one run was taught in another
-        _check(data)
+        _check(data, config.view)
         few = data if config.labels == 1 else data.share(config.labels, seed=config.seed)
         first = student if isinstance(student, Classifier) else _built(student, data, config.seed)
-    batches = math.ceil(len(data.train.labels) / config.batch_size)
-    config = replace(
-        config,
-        epochs=config.epochs or max(_EPOCHS, math.ceil(_STEPS / batches)),
-        learning_rate=config.learning_rate or rate(first.shape, 3e-3),
-    )
-    course = Course(config, clock, on_update, on_look)
-    taught, of_teacher = _teacher(teacher, data, course)
-    if taught.classes != first.classes or len(taught.classes) != len(data.classes):
-        raise UsageError(
-            "classify.classes",
-            f"a teacher of {len(taught.classes)}, a student of {len(first.classes)} and data of {len(data.classes)} "
-            "classes",
-            "the same classes",
-            "train the teacher on this data set, or name its classes alike",
-        )
+    course = Course(config, math.ceil(len(data.train.labels) / config.batch_size), clock, on_update, on_look)
+    config = replace(config, epochs=course.epochs, learning_rate=course.rate(first))
+    taught, untaught = _teacher(teacher, data, course)
+    _check_classes(data.classes, teacher=taught, student=first, alone=first if alone is None else alone)
+    chain = {
+        f"via-{i}": copy.deepcopy(first) if shape == "same" else _built(shape, data, config.seed + 10 * i)
+        for i, shape in enumerate(via, 1)
+    }
+    chain["student"] = copy.deepcopy(first)
+    if loss is None:
+        for teaches, learns in pairwise((taught, *chain.values())):
+            tapped(teaches, learns, config.loss)  # layers that it needs are missed now, not when they are trained
+    done = on_done or (lambda who, classifier: None)
+    of_teacher = _trained(taught, data, course) if untaught else None
+    if of_teacher is not None:
+        taught = of_teacher.student
+        done("teacher", taught)
     by_itself: Fitted[Classifier] | None = None
     if alone is None:
         by_itself = train_classifier(
@@ -93,86 +104,109 @@ def distill_classifier(
             few,
             epochs=course.epochs,
             batch_size=config.batch_size,
-            learning_rate=course.rate,
+            learning_rate=course.rate(first),
             average=config.average,
             patience=config.patience,
             seed=config.seed,
-            batches=batches,
+            batches=course.batches,
+            **on_labels(config.view, len(data.classes)),
             **course.told("alone"),
         )
         alone = by_itself.student
-    distilled, labelling = distil(taught, copy.deepcopy(first), few, batches, loss, course)
+        done("alone", alone)
+    made: dict[str, Fitted[Classifier] | None] = {"teacher": of_teacher, "alone": by_itself}
+    everyone, asked = {"teacher": taught, "alone": alone}, taught
+    for who, learns in chain.items():
+        own = loss if who == "student" else copy.deepcopy(loss)  # what a loss learns, it learns of one pair
+        fitted, labelling = distil(asked, learns, few, own, course, who)
+        made[who], everyone[who] = fitted, fitted.student
+        asked = fitted.student
+        done(who, asked)
     with clock.phase("evaluate"):
-        said = {
-            "teacher": taught.label_all(data.test.inputs),
-            "alone": alone.label_all(data.test.inputs),
-            "student": distilled.student.label_all(data.test.inputs),
-        }
+        said = {who: it.label_all(data.test.inputs) for who, it in everyone.items()}
     truth = data.test.labels
     gain, kept = _compared(said, truth)
     found = {
-        name: _measured(who, said[name], truth, None if name == "teacher" else said["teacher"], fitted)
-        for name, who, fitted in (
-            ("teacher", taught, of_teacher),
-            ("alone", alone, by_itself),
-            ("student", distilled.student, distilled),
-        )
+        who: _measured(it, said[who], truth, None if who == "teacher" else said["teacher"], made[who])
+        for who, it in everyone.items()
     }
     return ClassReport(
         data={**data.describe(), "labelled": int((few.train.labels != MISSING).sum())},
-        **found,
+        teacher=found["teacher"],
+        alone=found["alone"],
+        student=found["student"],
+        via=tuple(it for who, it in found.items() if who.startswith("via-")),
         gain=gain,
         kept=kept,
         answers=labelling,
         seed=config.seed,
         seconds={**clock.wall, "total": clock.elapsed},
         cpu_seconds=dict(clock.cpu),
-        config=asdict(config),
+        config={**asdict(config), "cache": None if config.cache is None else str(config.cache)},
         history=tuple(course.history),
-        policies={"teacher": taught, "alone": alone, "student": distilled.student},
+        policies=everyone,
     )
 
 
-def _check(data: Labelled) -> None:
-    empty = [name for name in ("validation", "test") if not len(getattr(data, name).labels)]
-    if empty:
-        raise UsageError(
-            "classify.splits", f"data without {' and '.join(empty)} rows", "some that nothing is learnt from"
-        )
+def _check(data: Labelled, view: str) -> None:
+    for name, least in (("validation", 1), ("test", 2)):  # a single row has no interval
+        known = int((data.splits[name].labels != MISSING).sum())
+        if known < least:
+            found = f"data with {known} labelled {name} rows"
+            raise UsageError("classify.splits", found, f"{least} or more that nothing is learnt from", "hold some out")
     if not bool((data.train.labels != MISSING).any()):
         raise UsageError("classify.labels", "training rows without a label", "some that have one")
+    inputs = data.train.inputs
+    if view != "none" and (isinstance(inputs, tuple) or (view != "mixup" and inputs.dim() != 4)):
+        kind = "texts" if isinstance(inputs, tuple) else f"inputs of shape {tuple(inputs.shape[1:])}"
+        expected = "images [channels, height, width]" + (", or numbers" if view == "mixup" else "")
+        raise UsageError("classify.view", f"the view {view} of {kind}", expected, "leave --view out")
+
+
+def _check_classes(names: tuple[str, ...], **who: Classifier) -> None:
+    found = {name: it.classes for name, it in who.items()}
+    teacher = found["teacher"]
+    # Names of one's own ("0", "1") may stand for the data's, in their order; the data's in another order may not.
+    mixed = teacher != names and set(teacher) == set(names)
+    if len(set(found.values())) > 1 or len(teacher) != len(names) or mixed:
+        said = [f"{name} {len(its)} ({', '.join(its)[:80]})" for name, its in {**found, "data": names}.items()]
+        raise UsageError(
+            "classify.classes",
+            f"classes of {'; '.join(said)}",
+            "the same classes in one order",
+            "build them with classes=data.classes",
+        )
 
 
 def _built(shape: str, data: Labelled, seed: int) -> Classifier:
     return build(shape, inputs=data.train.inputs, classes=data.classes, seed=seed)
 
 
-def _teacher(
-    teacher: Classifier | str | Path, data: Labelled, course: Course
-) -> tuple[Classifier, Fitted[Classifier] | None]:
+def _teacher(teacher: Classifier | str | Path, data: Labelled, course: Course) -> tuple[Classifier, bool]:
+    """The teacher, and whether it has yet to be taught."""
     if isinstance(teacher, Classifier):
-        return teacher, None
-    if Path(teacher).is_dir():
-        with course.clock.phase("load"):
+        return teacher, False
+    with course.clock.phase("load"):
+        if Path(teacher).is_dir():
             found = load(teacher)
             found.origin = replace(found.origin, path=str(teacher))
-        return found, None
-    config, shape = course.config, parse(str(teacher))
-    trained_before = shape.kind == "minilm"
-    with course.clock.phase("load"):
-        fresh = _built(str(shape), data, config.seed + 1)
-    made = train_classifier(
+            return found, False
+        return _built(str(parse(str(teacher))), data, course.config.seed + 1), True
+
+
+def _trained(fresh: Classifier, data: Labelled, course: Course) -> Fitted[Classifier]:
+    config, trained_before = course.config, fresh.shape is not None and fresh.shape.kind == "minilm"
+    return train_classifier(
         fresh,
         data,
         epochs=config.teacher_epochs or (3 if trained_before else course.epochs),
         batch_size=32 if trained_before else config.batch_size,
-        learning_rate=config.teacher_learning_rate or (5e-5 if trained_before else rate(shape, 1e-3)),
+        learning_rate=config.teacher_learning_rate or (5e-5 if trained_before else rate(fresh.shape, 1e-3)),
         average=config.average,
         patience=config.patience,
         seed=config.seed + 1,
         **course.told("teacher"),
     )
-    return made.student, made
 
 
 def _measured(

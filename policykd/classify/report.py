@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ class ClassMeasured:
     source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON fields; what is not known is left out."""
+        """JSON fields; what is not known, or no finite number, is left out."""
         s = self.score
         fields = {
             "source": self.source,
@@ -47,7 +48,9 @@ class ClassMeasured:
             "best_epoch": self.best_epoch,
             "updates": self.updates,
         }
-        return {name: value for name, value in fields.items() if value is not None}
+        # A class that a user's module holds to be impossible has an infinite -log probability.
+        unknown = {name for name, v in fields.items() if v is None or (isinstance(v, float) and not math.isfinite(v))}
+        return {name: value for name, value in fields.items() if name not in unknown}
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ class ClassReport:
     seconds: Mapping[str, float]
     cpu_seconds: Mapping[str, float]
     config: Mapping[str, Any]
+    via: tuple[ClassMeasured, ...] = ()
+    """Assistants between teacher and student, the first one first."""
     history: tuple[Mapping[str, Any], ...] = ()
     """An entry an epoch: who, epoch, examples, validation accuracy."""
     policies: Mapping[str, Classifier] = field(default_factory=dict, repr=False, compare=False)
-    """``teacher``, ``alone`` and ``student`` themselves; not part of the JSON."""
+    """``teacher``, ``alone``, ``via-1`` and so on, ``student`` themselves; not part of the JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of report.json; nothing in it is NaN or infinite."""
@@ -84,6 +89,7 @@ class ClassReport:
             "teacher": self.teacher.to_dict(),
             "alone": self.alone.to_dict(),
             "student": self.student.to_dict(),
+            "via": [it.to_dict() for it in self.via],
             "gain": self.gain.value,
             "gain_ci": [self.gain.low, self.gain.high],
             "kept": self.kept.value,

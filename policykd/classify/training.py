@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,16 +15,27 @@ from policykd.classify.objectives import FEATURES, objective, tapped
 from policykd.clock import Clock
 from policykd.datasets import Labelled
 from policykd.learner import Learner
-from policykd.losses import Objective, PairLoss, Weighted, label_nll
+from policykd.losses import Objective, PairLoss, Weighted, label_nll, soft_label_ce
 from policykd.policy import Taught
 from policykd.prediction import Prediction, Update
-from policykd.supervised import MISSING, EpochLook, Fitted, Rows, answers, cosine, fit, views
+from policykd.supervised import MISSING, EpochLook, Fitted, Rows, View, answers, cosine, fit, views
 from policykd.supervised.examples import Inputs, take_inputs
 from policykd.taps import Tapped
 
-__all__ = ["Course", "OnLook", "OnUpdate", "distil", "rate", "train_classifier"]
+__all__ = ["Course", "OnLook", "OnUpdate", "distil", "on_labels", "rate", "train_classifier"]
+
+_EPOCHS, _STEPS = 20, 2_000
+"""Passes over the training rows, and steps that they make at least."""
 
 _VIEWS = {"shift": views.shift(2), "flip": views.flip(), "mixup": views.mixup()}
+
+
+def on_labels(view: str, classes: int) -> dict[str, Any]:
+    """How labels alone are learnt from inputs seen as the distilled student sees them: mixup mixes labels too."""
+    if view == "mixup":
+        return {"view": views.mixup(classes=classes), "loss": soft_label_ce}
+    return {"view": _VIEWS.get(view)}
+
 
 OnUpdate = Callable[[str, Update], None]
 OnLook = Callable[[str, EpochLook], None]
@@ -36,15 +48,22 @@ def rate(shape: Shape | None, usual: float) -> float:
 
 
 class Course:
-    """What all trainings of a run share: settings, clock, listeners, history."""
+    """What all trainings of a run share: settings, clock, listeners, history.
+
+    Args:
+        batches: in an epoch of students.
+    """
 
     def __init__(
-        self, config: ClassifyConfig, clock: Clock, on_update: OnUpdate | None, on_look: OnLook | None
+        self, config: ClassifyConfig, batches: int, clock: Clock, on_update: OnUpdate | None, on_look: OnLook | None
     ) -> None:
-        self.config, self.clock, self.on_update, self.on_look = config, clock, on_update, on_look
-        assert config.epochs is not None and config.learning_rate is not None  # resolved by now
-        self.epochs, self.rate = config.epochs, config.learning_rate
+        self.config, self.batches, self.clock, self.on_update, self.on_look = config, batches, clock, on_update, on_look
+        self.epochs = config.epochs or max(_EPOCHS, math.ceil(_STEPS / batches))
         self.history: list[dict[str, Any]] = []
+
+    def rate(self, student: Classifier) -> float:
+        """A student's learning rate."""
+        return self.config.learning_rate or rate(student.shape, 3e-3)
 
     def told(self, who: str) -> dict[str, Any]:
         """The clock and the listeners of one training."""
@@ -74,6 +93,7 @@ def train_classifier(
     seed: int = 0,
     batches: int | None = None,
     loss: Weighted | Objective | PairLoss = label_nll,
+    view: View | None = None,
     clock: Clock | None = None,
     on_update: Callable[[Update], None] | None = None,
     on_look: Callable[[EpochLook], None] | None = None,
@@ -84,6 +104,7 @@ def train_classifier(
         student: is changed; the best one on the validation rows is in the result.
         batches: in an epoch; None: as many as the labelled rows make.
         loss: on labels.
+        view: an augmentation (``supervised.views``).
         epochs, batch_size, learning_rate, average, patience, seed: as of ClassifyConfig.
         clock, on_update, on_look: as of ``supervised.fit``.
 
@@ -107,6 +128,7 @@ def train_classifier(
         epochs,
         validation=lambda s: s.label_all(held),
         label=data.validation.labels,
+        view=view,
         patience=patience,
         seed=seed,
         clock=clock,
@@ -119,15 +141,15 @@ def distil(
     teacher: Classifier,
     student: Classifier,
     data: Labelled,
-    batches: int,
     loss: Weighted | Objective | PairLoss | None,
     course: Course,
+    who: str = "student",
 ) -> tuple[Fitted[Classifier], dict[str, Any]]:
     """Teach ``student`` what ``teacher`` says of the training rows; the best one, and what the teacher was asked.
 
     Args:
-        batches: in an epoch.
         loss: None for the one that the configuration names.
+        who: what the listeners are told.
     """
     config = course.config
     rows = torch.arange(len(data.train.labels))
@@ -138,7 +160,8 @@ def distil(
     features = loss is None and config.loss in FEATURES
     asking, learning = tapped(teacher, student, config.loss) if features else (teacher, student)
     chosen = objective(config, _widths(asking, learning, inputs, config)) if loss is None else loss
-    on_the_fly = features or view is not None
+    # Activations are too many to keep; those that a loss of the user's own compares are the teacher's taps.
+    on_the_fly = features or view is not None or (loss is not None and bool(teacher.taps))
     labelling: dict[str, Any] = {"rows": len(label), "hit_rate": 0.0, "seconds": None, "on_the_fly": on_the_fly}
     target: Prediction | None = None
     before = course.clock.cpu["label"]
@@ -154,10 +177,10 @@ def distil(
         soft=None if data.train.soft is None else data.train.soft[rows],
         target=target,
         batch_size=config.batch_size,
-        batches=batches,
+        batches=course.batches,
         seed=config.seed,
     )
-    learner: Learner[Any] = Learner(learning, chosen, lr=cosine(course.rate), average=config.average or None)
+    learner: Learner[Any] = Learner(learning, chosen, lr=cosine(course.rate(student)), average=config.average or None)
     held = student.prepare(data.validation.inputs)
     made = fit(
         learner,
@@ -171,7 +194,7 @@ def distil(
         prepare=student.prepare if raw else None,
         patience=config.patience,
         seed=config.seed,
-        **course.told("student"),
+        **course.told(who),
     )
     labelling["seconds"] = round(course.clock.cpu["label"] - before, 3)
     return replace(made, student=_inner(made.student)), labelling

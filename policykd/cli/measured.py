@@ -20,18 +20,26 @@ def rows_in(path: Path, *, strict: bool = True, every: bool = False) -> Iterator
         every: of a frontier a row a size, instead of the chosen (or best) one's.
 
     Raises:
-        RunError: ``compare.nothing``, ``run.damaged``.
+        RunError: ``compare.nothing``, ``compare.classifier`` (a classifier has accuracies, not returns; in a folder of
+            runs it is left out), ``run.damaged``.
     """
     for name in ("card.json", "report.json"):
         if (path / name).is_file():
             it = _read(path / name)
+            if it.get("kind") == "supervised":
+                if strict:
+                    what = f"{path}, the run of a classifier"
+                    raise RunError(
+                        "compare.classifier", what, "runs of policies, which have returns", "read report.json"
+                    )
+                return
             yield from _sizes(path, it) if every and it.get("kind") == "frontier" else [_row(path, name, it)]
             return
     inner = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     found = [row for p in inner if not p.name.startswith(".") for row in rows_in(p, strict=False, every=every)]
     if strict and not found:
-        what = "is not there" if not path.exists() else "holds no finished run and no agent"
-        raise RunError("compare.nothing", f"{path} {what}", "report.json or card.json", "name run folders or agents")
+        lacks = "is not there" if not path.exists() else "holds no finished run and no agent"
+        raise RunError("compare.nothing", f"{path} {lacks}", "report.json or card.json", "name run folders or agents")
     yield from found
 
 

@@ -125,7 +125,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             if sum(info.file_size for info in archive.infolist()) > LARGEST:
                 raise ValueError(f"it unpacks to more than {LARGEST} bytes")
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-            return {name: np.asarray(loaded[name]) for name in loaded.files}
+            arrays = {name: np.asarray(loaded[name]) for name in loaded.files}
+        return {name: np.char.decode(x, "utf-8") if x.dtype.kind == "S" else x for name, x in arrays.items()}
     except (ValueError, KeyError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError) as why:
         raise damaged(path, str(why), "an .npz of numbers and texts") from None
     except (NotImplementedError, zipfile.BadZipFile, zlib.error) as why:

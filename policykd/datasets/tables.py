@@ -71,6 +71,8 @@ def _numbers(path: Path, text: str, label: int, header: bool) -> tuple[Inputs, n
         # An eighth of the time and memory that cells would take.
         table = np.loadtxt(io.StringIO(text), np.float32, delimiter=",", comments=None, skiprows=int(header), ndmin=2)
         labels = table[:, label]
+        if (labels >= 2**24).any():
+            raise ValueError  # there float32 makes one of two neighbours
     except ValueError:
         rows = _cells(path, text)[header:]
         labels = np.array([row[label] for row in rows])

@@ -180,7 +180,10 @@ def dist_relations(
 
 
 def _centred(x: Tensor) -> Tensor:
-    return x - x.mean(-1, keepdim=True)
+    away = x - x.mean(-1, keepdim=True)
+    # What rounding leaves of a constant has no direction, but would be given one of length 1.
+    rounding = 16 * torch.finfo(x.dtype).eps * x.abs().amax(-1, keepdim=True)
+    return torch.where(away.abs().amax(-1, keepdim=True) <= rounding, 0.0, away)
 
 
 def decoupled(

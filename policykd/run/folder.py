@@ -243,18 +243,24 @@ class Run:
         self.write_report(fields)
         return fields
 
+    def save_classifier(self, name: str, classifier: Classifier) -> Path | None:
+        """Write a classifier into a folder of its own; one that was not built here is not saved (None)."""
+        self._news = True
+        if classifier.shape is None:
+            return None
+        return classifiers.save(classifier, self.folder / name)
+
     def finish_classes(self, fields: dict[str, Any], found: Mapping[str, Classifier]) -> None:
-        """Save classifiers by name (each a folder of its own), draw the last points, write ``report.json``.
+        """Save classifiers by name, draw the last points, write ``report.json``.
 
         Args:
             fields: of ``report.json``; a classifier that is saved gets the ``path`` that ``classifiers.load`` takes.
-            found: ``teacher``, ``alone``, ``student``; a module that was not built here is not saved.
+            found: ``teacher``, ``alone``, ``via-1`` and so on, ``student``.
         """
-        self._news = True
         for name, classifier in found.items():
-            if classifier.shape is not None:
-                classifiers.save(classifier, self.folder / name)
-                fields[name]["path"] = str(self.folder / name)
+            place = fields["via"][int(name.removeprefix("via-")) - 1] if name.startswith("via-") else fields[name]
+            if self.save_classifier(name, classifier) is not None:
+                place["path"] = str(self.folder / name)
         self._charts.conclude_classes(fields, self.config)
         self.write_report(fields)
 

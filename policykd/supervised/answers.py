@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,9 @@ from policykd.errors import CheckpointError, DistributionError, UsageError
 from policykd.prediction import Prediction, map_obs
 from policykd.supervised.epochs import Labels, sound
 from policykd.supervised.examples import Inputs, rows_of
+from policykd.supervised.hashes import hash_inputs, hash_weights
 
-__all__ = ["Answers", "WithAnswers", "answers", "hash_inputs", "hash_weights", "read_answers"]
+__all__ = ["Answers", "WithAnswers", "answers", "read_answers"]
 
 _MANIFEST, _SCHEMA = "manifest.json", 1
 _ROWS = 4096
@@ -70,32 +70,6 @@ class _Shard(NamedTuple):
     sha256: str
 
 
-def hash_weights(module: torch.nn.Module, *more: str) -> str:
-    """SHA-256 over names, types and numbers of a module's state, in hexadecimal."""
-    digest = hashlib.sha256(json.dumps([type(module).__qualname__, *more]).encode())
-    for name, t in sorted(module.state_dict().items()):
-        _feed(digest, name, t)
-    return digest.hexdigest()
-
-
-def hash_inputs(inputs: Inputs) -> str:
-    """SHA-256 over raw inputs, in hexadecimal."""
-    digest = hashlib.sha256()
-    if isinstance(inputs, tuple):
-        for text in inputs:
-            digest.update(hashlib.sha256(text.encode()).digest())
-    else:
-        for name, t in sorted(inputs.items()) if isinstance(inputs, Mapping) else [("", inputs)]:
-            _feed(digest, name, t)
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, name: str, t: Tensor) -> None:
-    t = t.detach().cpu().contiguous()
-    digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-    digest.update(t.reshape(-1).view(torch.uint8).numpy().data if t.numel() else b"")
-
-
 def answers(
     teacher: Labels,
     inputs: Inputs,
@@ -112,14 +86,15 @@ def answers(
         teacher: its laws must be Categorical.
         inputs: raw, fixed: what is augmented must be asked about anew (``epochs(view=)``).
         cache: a folder that may hold the answers of many teachers to many data sets; None keeps nothing.
-        teacher_hash: of its content; None hashes the weights of a module.
+        teacher_hash: of its content; None takes a module's ``hash_weights``.
         data_hash: None hashes the inputs.
         features: names of the teacher's features to keep too.
         clock: gets the phase ``label``.
 
     Raises:
         UsageError: ``labels.hash`` for a teacher that is no module, without a hash; ``supervised.empty``.
-        DistributionError: ``supervised.nan``; ``labels.features`` for a feature that it does not give.
+        DistributionError: ``supervised.nan``; ``labels.features`` for a feature that it does not give;
+            ``labels.shape`` where rows differ in shape from batch to batch (texts as long as the longest beside them).
         CheckpointError: ``labels.damaged`` for shards that are not what was written, ``labels.manifest``.
         RunError: ``labels.write``.
     """
@@ -131,12 +106,7 @@ def answers(
         with clock.phase("label"):
             parts = [_ask(teacher, part, features) for part in _pieces(inputs, _BATCH)]
         return Answers(_joined(parts), 0, seconds=clock.cpu["label"] - before)
-    if teacher_hash is None:
-        if not isinstance(teacher, torch.nn.Module):
-            found = f"a cache for a {type(teacher).__name__}"
-            raise UsageError("labels.hash", found, "a module, or the hash of what it is", "pass teacher_hash=")
-        teacher_hash = hash_weights(teacher)
-    whose, of_what = _digest(teacher_hash, *sorted(features)), _digest(data_hash or hash_inputs(inputs))
+    whose, of_what = _whose(teacher, teacher_hash, features), _digest(data_hash or hash_inputs(inputs))
     about = {"teacher": whose, "data": of_what, "rows": n}
     root = Path(cache)
     folder = root / f"{whose[:16]}-{of_what[:16]}"
@@ -144,6 +114,8 @@ def answers(
     shards: list[_Shard] = []
     if (folder / _MANIFEST).exists():
         shards = _manifest(folder, about)
+        if [s.rows for s in shards] != [min(_ROWS, n - first) for first in range(0, n, _ROWS)][: len(shards)]:
+            raise _no_manifest(folder, "shards of other rows than these")
     held = [_read(folder, shard) for shard in shards]
     hits = sum(rows_of(part) for part in held)
     with clock.phase("label"):
@@ -151,9 +123,9 @@ def answers(
             if number < len(held):
                 continue
             said = [_ask(teacher, part, features) for part in _pieces(piece, _BATCH)]
-            columns = {name: torch.cat([part[name] for part in said]) for name in said[0]}
+            columns = _columns(said)
             data = save(columns)
-            shard = _Shard(f"shard-{number:05d}.safetensors", rows_of(columns), _sha(data))
+            shard = _Shard(_file(number), rows_of(columns), _sha(data))
             write_whole(folder, {shard.file: data}, code="labels.write")
             shards.append(shard)
             write_whole(folder, {_MANIFEST: _text(about, shards)}, code="labels.write")
@@ -161,14 +133,20 @@ def answers(
     return Answers(_joined(held), hits, others, folder, clock.cpu["label"] - before)
 
 
-def read_answers(folder: str | Path, teacher: torch.nn.Module, *, features: Sequence[str] = ()) -> Prediction:
+def read_answers(
+    folder: str | Path, teacher: Labels, *, teacher_hash: str | None = None, features: Sequence[str] = ()
+) -> Prediction:
     """The answers in one folder of a cache, which must be this teacher's.
 
+    Args:
+        teacher, teacher_hash, features: as they were given to ``answers``.
+
     Raises:
+        UsageError: ``labels.hash`` for a teacher that is no module, without a hash.
         CheckpointError: ``labels.teacher`` for another teacher's, ``labels.manifest``, ``labels.damaged``.
     """
     folder = Path(folder)
-    about = {"teacher": _digest(hash_weights(teacher), *sorted(features))}
+    about = {"teacher": _whose(teacher, teacher_hash, features)}
     return _joined([_read(folder, shard) for shard in _manifest(folder, about)])
 
 
@@ -212,8 +190,21 @@ def _ask(teacher: Labels, inputs: Inputs, features: Sequence[str]) -> dict[str, 
     return {name: t.detach().cpu().contiguous() for name, t in {"logits": _logits(said), **kept}.items()}
 
 
+def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    for name in parts[0]:
+        shapes = sorted({tuple(part[name].shape[1:]) for part in parts})
+        if len(shapes) > 1:
+            raise DistributionError(
+                "labels.shape",
+                f"{name} of the shapes {', '.join(map(str, shapes))} in different batches",
+                "one shape for all rows",
+                "encode all texts at once: answers(teacher, teacher.prepare(texts), ...)",
+            )
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> Prediction:
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    whole = _columns(parts)
     features = {name.removeprefix("feature/"): t for name, t in whole.items() if name.startswith("feature/")}
     return Prediction(Categorical(whole["logits"]), features=features)
 
@@ -231,18 +222,23 @@ def _manifest(folder: Path, about: Mapping[str, Any]) -> list[_Shard]:
         if found["schema"] != _SCHEMA or found["kind"] != "labels":
             raise ValueError(f"kind {found['kind']!r}")
         shards = [_Shard(str(s["file"]), int(s["rows"]), str(s["sha256"])) for s in found["shards"]]
-        if not shards or not all(re.fullmatch(r"shard-\d{5}\.safetensors", s.file) for s in shards):
+        if not shards or [s.file for s in shards] != [_file(i) for i in range(len(shards))]:
             raise ValueError("its shards")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as why:
-        raise CheckpointError(
-            "labels.manifest", f"{path}: {why!r}", "a manifest of a teacher's answers", f"remove {folder}"
-        ) from None
+        raise _no_manifest(folder, repr(why)) from None
     for name, value in about.items():
         if found.get(name) != value:
             raise CheckpointError(
                 f"labels.{name}", f"{folder}: answers of another {name}", "this one's", "label again into the cache"
             )
     return shards
+
+
+def _no_manifest(folder: Path, found: str) -> CheckpointError:
+    fix = f"remove {folder}, it is made again"
+    return CheckpointError(
+        "labels.manifest", f"{folder / _MANIFEST}: {found}", "a manifest of a teacher's answers", fix
+    )
 
 
 def _read(folder: Path, shard: _Shard) -> dict[str, Tensor]:
@@ -265,6 +261,19 @@ def _text(about: Mapping[str, Any], shards: Sequence[_Shard]) -> bytes:
     return json.dumps(
         {"schema": _SCHEMA, "kind": "labels", **about, "shards": [s._asdict() for s in shards]}, indent=1
     ).encode()
+
+
+def _file(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
+
+
+def _whose(teacher: Labels, teacher_hash: str | None, features: Sequence[str]) -> str:
+    if teacher_hash is None:
+        if not isinstance(teacher, torch.nn.Module):
+            found = f"a cache for a {type(teacher).__name__}"
+            raise UsageError("labels.hash", found, "a module, or the hash of what it is", "pass teacher_hash=")
+        teacher_hash = hash_weights(teacher)
+    return _digest(teacher_hash, *sorted(features))
 
 
 def _digest(*parts: str) -> str:

@@ -14,6 +14,7 @@ from policykd.clock import Clock
 from policykd.distributions import Categorical
 from policykd.errors import DistributionError, UsageError
 from policykd.learner import Learner
+from policykd.policy import evaluating
 from policykd.prediction import Batch, Obs, Prediction, Progress, Update, map_obs
 from policykd.supervised.examples import Examples, View, as_examples
 
@@ -116,7 +117,7 @@ def _labelled(examples: Examples, teacher: Labels | None, view: View | None, gen
                 "the teacher, to be asked about the new ones",
                 "pass teacher=, or leave the view out",
             )
-        examples = view(examples, generator)
+        examples = replace(view(examples, generator), target=None)  # what was said of other inputs does not hold
     if examples.target is not None or teacher is None:
         return examples
     return replace(examples, target=sound(teacher.label(examples.inputs)))
@@ -145,7 +146,9 @@ def sound(said: Prediction) -> Prediction:
 def _check_classes(learner: Learner[Any], target: Prediction, obs: Obs) -> None:
     if not isinstance(target.dist, Categorical) or target.dist.logits.shape[-1] == 1:
         return
-    said = learner.student.read(Batch(map_obs(obs, lambda t: t[:1]), target.map(lambda t: t[:1])))
+    # Nothing is learnt from this look: neither by a layer's running statistics, which one row would spoil.
+    with evaluating(learner.student):
+        said = learner.student.read(Batch(map_obs(obs, lambda t: t[:1]), target.map(lambda t: t[:1])))
     if isinstance(said.dist, Categorical) and said.dist.logits.shape[-1] != target.dist.logits.shape[-1]:
         raise DistributionError(
             "supervised.classes",
@@ -158,7 +161,7 @@ def _check_classes(learner: Learner[Any], target: Prediction, obs: Obs) -> None:
 def mutual(
     learners: Sequence[Learner[Any]], loader: Iterable[Any], count: int, *, prepare: Reads | None = None
 ) -> Iterator[list[Update]]:
-    """Several students that teach each other (deep mutual learning: Zhang et al. 2018, 1706.00384, eq. 7).
+    """Several students that teach each other (deep mutual learning: Zhang et al. 2018, 1706.00384).
 
     Each batch, each student in turn learns from the labels and from the mean law of the others as they are by then;
     the objective decides what counts (``losses.hard_and_soft``). With two of them the mean is the other one's word.

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from policykd.distributions import Categorical
+from policykd.distributions import Categorical, leading
 from policykd.errors import UsageError
 from policykd.prediction import Batch, Obs, Prediction, map_obs
 
@@ -80,16 +80,26 @@ def as_examples(item: Any) -> Examples:
         raise UsageError(
             "supervised.batch", f"a loader that gives {_described(item)}", "(inputs, label) or (inputs, label, logits)"
         )
-    inputs, label = item[0], item[1]
-    if label.is_floating_point() or label.is_complex():
-        raise UsageError("label.type", f"labels of {label.dtype}", "numbers of classes, 0 or more, -1 where missing")
+    inputs, label, whole = item[0], item[1], _whole(item[1])
     target = item[2] if len(item) == 3 else None
     if isinstance(target, Tensor):
         target = Prediction(Categorical(target))
+    if not (target is None or isinstance(target, Prediction)):
+        found = f"answers of type {type(target).__name__}"
+        raise UsageError("supervised.batch", found, "logits [n, ..., k] or a Prediction", "torch.as_tensor(logits)")
     read = inputs if isinstance(inputs, Tensor | dict) else tuple(inputs)
     if rows_of(read) != len(label):
         raise UsageError("supervised.batch", f"{rows_of(read)} inputs with {len(label)} labels", "a label an input")
-    return Examples(read, label.long(), target=target)
+    if target is not None and leading(target.dist)[:1] != (len(label),):
+        found = f"answers for {tuple(leading(target.dist))} rows with {len(label)} labels"
+        raise UsageError("supervised.batch", found, "an answer an input")
+    return Examples(read, whole, target=target)
+
+
+def _whole(label: Tensor) -> Tensor:
+    if label.is_floating_point() or label.is_complex():
+        raise UsageError("label.type", f"labels of {label.dtype}", "numbers of classes, 0 or more, -1 where missing")
+    return label.long()
 
 
 def _described(item: Any) -> str:
@@ -111,7 +121,8 @@ class Rows:
         seed: of the orders.
 
     Raises:
-        UsageError: ``supervised.empty`` for no rows, ``supervised.batch`` for columns of different lengths.
+        UsageError: ``supervised.empty`` for no rows, ``supervised.batch`` for columns of different lengths,
+            ``label.type`` for labels that are no whole numbers.
     """
 
     def __init__(
@@ -136,7 +147,7 @@ class Rows:
             raise UsageError("supervised.batch", found, "as many labels and answers as inputs")
         if not len(label) or batch_size < 1 or (batches is not None and batches < 1):
             raise UsageError("supervised.empty", f"{len(label)} rows in batches of {batch_size}", "one row or more")
-        self.examples = Examples(inputs, label.long(), soft, target, mask)
+        self.examples = Examples(inputs, _whole(label), soft, target, mask)
         self.batch_size, self.batches, self.shuffle = batch_size, batches, shuffle
         self._generator = torch.Generator().manual_seed(seed)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policykd.distributions import Categorical, kl
+from policykd.distributions import Categorical, kl, leading
 from policykd.errors import DistributionError, UsageError
 from policykd.intervals import Interval, share_interval
 from policykd.prediction import Prediction
@@ -68,7 +68,8 @@ def score(said: Prediction, label: Tensor, teacher: Prediction | None = None, *,
         teacher: on the same rows.
 
     Raises:
-        UsageError: ``score.labels`` where no row has a label; ``label.range``.
+        UsageError: ``score.labels`` where no row has a label; ``score.rows`` for labels, or a teacher, of other rows;
+            ``label.range``.
         DistributionError: ``score.law`` for a law that is no Categorical.
     """
     if not isinstance(said.dist, Categorical):
@@ -76,6 +77,10 @@ def score(said: Prediction, label: Tensor, teacher: Prediction | None = None, *,
     k = said.dist.logits.shape[-1]
     flat = Categorical(said.dist.logits.reshape(-1, k))
     true = label.reshape(-1)
+    for who, rows in (("labels of", label.shape), ("a teacher on", None if teacher is None else leading(teacher.dist))):
+        if rows is not None and rows != said.dist.logits.shape[:-1]:
+            found = f"{who} rows {tuple(rows)} beside answers to {tuple(said.dist.logits.shape[:-1])}"
+            raise UsageError("score.rows", found, "the same rows")
     known = true != MISSING
     if not bool(known.any()):
         raise UsageError("score.labels", f"{len(true)} rows without a label", "some that have one")

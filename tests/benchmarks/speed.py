@@ -1,6 +1,6 @@
 """CPU seconds of training until a student reaches 95 % of its teacher, and what the same student keeps afterwards.
 
-    POLICYKD_TEACHERS=... python tests/benchmarks/speed.py [--seeds 10] [--only TEXT ...]
+    POLICYKD_TEACHERS=... python tests/benchmarks/speed.py [--seeds 10] [--only TEXT ...] [--save FILE]
 
 "Reached" is a selection score of 0.95 confirmed at once on 100 fresh episodes (`--until-retention 0.95`). Imports,
 loading and evaluation are outside; environment steps, labels, gradient steps are inside, on one thread. The student is
@@ -11,9 +11,13 @@ its retention is that of the worst of them.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,12 +40,15 @@ _CASES = (
 """Agents in rl_zoo3's layout, and those of the shelf that stand in for them where the folder is not there."""
 
 _TARGET, _BUDGETS = 0.95, (1_000, 2_000, 5_000, 10_000)
+_BATCH = 128
+"""Rows in a step of the eight: a step of eight students costs by rows, where one student's costs by its calls."""
 
 
 _FRESH = 1_900_000_000
 """First seed of the 400 episodes, beyond every seed that a run uses."""
 
 
+@lru_cache(maxsize=1)
 def fresh(teacher: kd.Policy) -> Callable[[kd.Policy], float]:
     """Retention on 400 fresh episodes, the same for every student."""
     recipe = recipe_for(teacher, None)
@@ -63,14 +70,18 @@ def alone(teacher: kd.Policy, hidden: str, seed: int) -> tuple[float, float, int
     return r.cpu_seconds["collect"] * late, r.cpu_seconds["learn"], r.env_steps, [r.policy]
 
 
-def eight(teacher: kd.Policy, seed: int) -> tuple[float, float, int, list[kd.Policy]]:
-    """The same of eight students together until the last of them has reached, each as it was when it had."""
+def eight(teacher: kd.Policy, seed: int, batch: int = _BATCH) -> tuple[float, float, int, list[kd.Policy]]:
+    """The same of eight students together until the last of them has reached, each as it was when it had.
+
+    Who has reached learns and acts no more; the others share all environments from then on.
+    """
     lesson = begin(teacher, ["64,64"], range(100 * seed, 100 * seed + 8), 32, 10_000 * seed)
-    recipe, learner, steps = recipe_for(teacher, None), lesson.learner, first_steps(lesson.config, teacher.spec)
+    lesson = replace(lesson, config=replace(lesson.config, batch_size=batch))
+    recipe, steps = recipe_for(teacher, None), first_steps(lesson.config, teacher.spec)
     seeds = [base + 10_000 * seed for base in (1_000_000_000, 1_500_000_000)]
     theirs = [extend(None, teacher, recipe, n, seed=s) for s, n in zip(seeds, (50, 100), strict=True)]
     random = extend(None, None, recipe, 100, seed=seeds[0])
-    reached: dict[int, kd.Policy] = {}
+    reached: list[kd.Policy] = []
     look, last = 256.0, lesson.taken
 
     def able(cohort: students.Cohort, members: list[int], part: int) -> list[int]:
@@ -81,19 +92,27 @@ def eight(teacher: kd.Policy, seed: int) -> tuple[float, float, int, list[kd.Pol
         return [m for m in members if kept[m] >= _TARGET]
 
     for cycle in range(4):
-        for update in lesson.updates(2**cycle * steps, cycle, (2**cycle - 1) * steps, last):
-            last = update.progress.env_steps
-            if learner.updates * lesson.config.rows_per_update < look:
-                continue
-            look *= 2**0.5
-            cohort = learner.averaged
-            assert isinstance(cohort, students.Cohort)
-            for m in able(cohort, able(cohort, [m for m in range(8) if m not in reached], 0), 1):
-                reached[m] = cohort.member(m)
-            if len(reached) == 8:
-                lesson.collector.envs.close()
-                return lesson.clock.cpu["collect"], lesson.clock.cpu["learn"], last, list(reached.values())
-    return float("inf"), lesson.clock.cpu["learn"], last, list(reached.values())
+        end = (2 ** (cycle + 1) - 1) * steps
+        while last < end:
+            for update in lesson.updates(2**cycle * steps, cycle, (2**cycle - 1) * steps, last):
+                last = update.progress.env_steps
+                if last < look:
+                    continue
+                look *= 2**0.5
+                cohort = lesson.learner.averaged
+                assert isinstance(cohort, students.Cohort)
+                found = able(cohort, able(cohort, list(range(cohort.members)), 0), 1)
+                reached += [cohort.member(m) for m in found]
+                if len(reached) == 8:
+                    lesson.collector.envs.close()
+                    return lesson.clock.cpu["collect"], lesson.clock.cpu["learn"], last, reached
+                if found:
+                    stay = [m for m in range(cohort.members) if m not in found]
+                    lesson = replace(lesson, learner=lesson.learner.kept(stay))
+                    break
+            else:
+                last = end
+    return float("inf"), lesson.clock.cpu["learn"], last, reached
 
 
 def main() -> None:
@@ -102,6 +121,8 @@ def main() -> None:
     parser.add_argument("--agents", type=Path, default=Path(os.environ.get("POLICYKD_TEACHERS", "agents")))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--batch", type=int, default=_BATCH, help="of the eight")
+    parser.add_argument("--save", type=Path, help="rows as they come; what it holds is not run again")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print("| agent, student | CPU s to 0.95: median, worst | collect + learn | env steps: median, worst | ", end="")
@@ -112,21 +133,33 @@ def main() -> None:
         if not paths or (args.only and not any(part in f"{zoo} {hidden}" for part in args.only)):
             continue
         teacher = kd.load_teacher(paths[0])
-        runs = [
-            eight(teacher, seed) if hidden.startswith("eight") else alone(teacher, hidden, seed)
-            for seed in range(args.seeds)
-        ]
-        measure = fresh(teacher)
-        kept = np.array([min(map(measure, found)) for *_, found in runs])
-        collect, learn, steps = (np.array(column) for column in zip(*(r[:3] for r in runs), strict=True))
+        rows = [row(f"{zoo} {hidden} {seed}", teacher, hidden, seed, args) for seed in range(args.seeds)]
+        kept = np.array([it["kept"] for it in rows])
+        collect, learn, steps = (np.array([it[name] for it in rows]) for name in ("collect", "learn", "steps"))
         total = collect + learn
         by = ", ".join(str(int(np.sum((steps <= n) & np.isfinite(total)))) for n in _BUDGETS)
         print(
             f"| {zoo} {hidden} | {np.median(total):.2f}, {total.max():.2f} "
             f"| {np.median(collect):.2f} + {np.median(learn):.2f} | {np.median(steps):,.0f}, {steps.max():,} "
-            f"| {by} | {student_t_interval(kept.tolist())}, {kept.min():.3f} |",
+            f"| {by} | {student_t_interval(kept.tolist()) if len(kept) > 1 else kept[0]}, {kept.min():.3f} |",
             flush=True,
         )
+
+
+def row(cell: str, teacher: kd.Policy, hidden: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One run and its 400 episodes, or the one that the file has."""
+    if args.save is not None and args.save.exists():
+        for line in args.save.read_text().splitlines():
+            if (found := json.loads(line))["cell"] == cell:
+                return found
+    collect, learn, steps, found = (
+        eight(teacher, seed, args.batch) if hidden.startswith("eight") else alone(teacher, hidden, seed)
+    )
+    made = {"cell": cell, "collect": collect, "learn": learn, "steps": steps, "kept": min(map(fresh(teacher), found))}
+    if args.save is not None:
+        with args.save.open("a") as out:
+            out.write(json.dumps(made) + "\n")
+    return made
 
 
 if __name__ == "__main__":

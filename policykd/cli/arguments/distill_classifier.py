@@ -22,6 +22,8 @@ class Arguments(Manner):
     """A shape to train first (cnn:32,64x128, minilm), or the folder of a trained one; None: what suits the data."""
     student: str | None = field(default=None, metadata={"shown": "SHAPE"})
     """cnn:8,16, mlp:32, bag:32, transformer:64x1; None: what suits the data."""
+    via: tuple[str, ...] = field(default=(), metadata={"shown": "SHAPE|same ..."})
+    """Assistants that learn first, each from the last: --via cnn:16,32 same; same: of the student's own shape."""
     how: ClassifyConfig = field(default_factory=ClassifyConfig)
     threads: int = 1
     """Threads of torch."""

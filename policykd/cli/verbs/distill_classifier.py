@@ -51,9 +51,25 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
                 mark = " (best)" if look.best else ""
                 screen.hint(f"  {who}, epoch {look.epoch}: {look.found.accuracy.value:.4f} of validation rows{mark}")
 
-            report = distill_classifier(
-                data, teacher=teacher, student=student, config=args.how, on_update=on_update, on_look=on_look
-            )
+            ready: list[str] = []
+
+            def on_done(who: str, classifier: Classifier) -> None:
+                if run.save_classifier(who, classifier) is not None:
+                    ready.append(str(folder / who))
+
+            try:
+                report = distill_classifier(
+                    data,
+                    teacher=teacher,
+                    student=student,
+                    via=args.via,
+                    config=args.how,
+                    on_done=on_done,
+                    on_update=on_update,
+                    on_look=on_look,
+                )
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"trained by now: {', '.join(ready) or 'nothing'}") from None
         fields = report.to_dict()
         run.finish_classes(fields, report.policies)
     _show(fields, screen)
@@ -97,8 +113,13 @@ def _dry_run(
 
 def _show(fields: dict[str, Any], screen: Screen) -> None:
     rows = []
-    for who, said in (("teacher", "teacher"), ("alone", "student, labels alone"), ("student", "student, distilled")):
-        it = fields[who]
+    all_of_them = [
+        ("teacher", fields["teacher"]),
+        *((f"assistant {i}", it) for i, it in enumerate(fields["via"], 1)),
+        ("student, labels alone", fields["alone"]),
+        ("student, distilled", fields["student"]),
+    ]
+    for said, it in all_of_them:
         low, high = it["accuracy_ci"]
         rows.append(
             (
