@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from policykd.distributions import masked
-from policykd.errors import UsageError
+from policykd.errors import UnknownNameError, UsageError
 from policykd.prediction import Batch, Obs, Origin, Prediction, Spec, map_obs, obs_tensor
 
-__all__ = ["ActingLayers", "Blocks", "Many", "Policy", "Taught", "evaluating", "tagged", "task_of"]
+__all__ = ["ActingLayers", "Blocks", "Many", "Policy", "Tasks", "Taught", "evaluating", "task_of"]
 
 Blocks: TypeAlias = list[tuple[int, list[nn.Parameter]]]
 """Parameters in blocks, with how many members the first dimension of each tensor of a block counts."""
@@ -61,11 +61,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def tagged(batch: Batch, number: int) -> Batch:
-    """``batch`` with the task's number in ``extra["task"]``, ``[n]``: what a student of several tasks needs to know."""
-    return batch.with_extra(task=torch.full((len(batch),), number))
-
-
 def task_of(batch: Batch, tasks: Sequence[str]) -> int:
     """The number of the task whose rows a batch holds; masked rows have no say in it.
 
@@ -88,6 +83,45 @@ def task_of(batch: Batch, tasks: Sequence[str]) -> int:
             "give Learner.step a list of batches, one a task",
         )
     return low
+
+
+class Tasks(Taught, ABC):
+    """One student of several tasks: a view for each, which shares layers with the others; a batch holds one task.
+
+    Attributes:
+        names: the tasks' names, in the order of their numbers.
+        views: who answers for each task.
+    """
+
+    names: tuple[str, ...]
+    views: nn.ModuleList
+
+    @abstractmethod
+    def task(self, name: str) -> Taught:
+        """The view of a task: what is learnt there is learnt here, and the other way round."""
+
+    def number(self, name: str) -> int:
+        """A task's number.
+
+        Raises:
+            UnknownNameError: ``name.task``.
+        """
+        if name not in self.names:
+            raise UnknownNameError.of("task", name, self.names)
+        return self.names.index(name)
+
+    def tag(self, name: str, batch: Batch) -> Batch:
+        """``batch`` with the task's number in ``extra["task"]``, ``[n]``: what ``read`` needs to know."""
+        return batch.with_extra(task=torch.full((len(batch),), self.number(name)))
+
+    def read(self, batch: Batch) -> Prediction:
+        """What it says about a batch of one task, whose number every row of ``extra["task"]`` holds.
+
+        Raises:
+            UsageError: ``batch.task`` for a batch of several tasks, or one that names none.
+        """
+        said: Prediction = self.views[task_of(batch, self.names)](batch.obs)
+        return said
 
 
 class Policy(Taught):

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from policykd.classifiers.classifier import Classifier, Encoder
-from policykd.errors import UnknownNameError, UsageError
-from policykd.policy import Taught, tagged, task_of
-from policykd.prediction import Batch, Prediction
+from policykd.errors import UsageError
+from policykd.policy import Tasks
 
 __all__ = ["Heads"]
 
 
 @final
-class Heads(Taught):
+class Heads(Tasks):
     """A classifier for several sets of labels: all layers are shared but the last (Caruana 1997).
 
     Args:
@@ -63,23 +62,7 @@ class Heads(Taught):
         Raises:
             UnknownNameError: ``name.task``.
         """
-        if name not in self.names:
-            raise UnknownNameError.of("task", name, self.names)
-        return cast(Classifier, self.views[self.names.index(name)])
-
-    def tag(self, name: str, batch: Batch) -> Batch:
-        """``batch`` with the task's number in ``extra["task"]``: what ``read`` needs to know."""
-        self.task(name)
-        return tagged(batch, self.names.index(name))
-
-    def read(self, batch: Batch) -> Prediction:
-        """What it says about a batch of one task.
-
-        Raises:
-            UsageError: ``batch.task`` for a batch of several tasks, or one that names none.
-        """
-        said: Prediction = self.views[task_of(batch, self.names)](batch.obs)
-        return said
+        return cast(Classifier, self.views[self.number(name)])
 
     @property
     def acting_parameters(self) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from policykd.errors import UnknownNameError, UsageError
-from policykd.policy import Policy, Taught, tagged, task_of
-from policykd.prediction import Batch, Origin, Prediction, Spec
+from policykd.policy import Policy, Tasks
+from policykd.prediction import Origin, Spec
 from policykd.students.kinds import build
 from policykd.students.network import Student
 from policykd.students.shape import parse_hidden
@@ -47,7 +47,7 @@ class _Corner(nn.Linear):
 
 
 @final
-class MultiTask(Taught):
+class MultiTask(Tasks):
     """One student for several tasks, of any spaces and families (Rusu et al. 2015, 1511.06295, section 3.3).
 
     A task's view is a ``Student`` with a spec, an origin and a normaliser of its own, and layers that are the others'
@@ -124,9 +124,7 @@ class MultiTask(Taught):
         Raises:
             UnknownNameError: ``name.task``.
         """
-        if name not in self.names:
-            raise UnknownNameError.of("task", name, self.names)
-        return cast(Student, self.views[self.names.index(name)])
+        return cast(Student, self.views[self.number(name)])
 
     def tasks(self) -> dict[str, Student]:
         """All views by name."""
@@ -145,20 +143,6 @@ class MultiTask(Taught):
         if isinstance(view.action_head, _Corner):
             view.action_head = _whole(view.action_head)
         return view
-
-    def tag(self, name: str, batch: Batch) -> Batch:
-        """``batch`` with the task's number in ``extra["task"]``, ``[*b]``: what ``read`` needs to know."""
-        self.task(name)
-        return tagged(batch, self.names.index(name))
-
-    def read(self, batch: Batch) -> Prediction:
-        """What it says about a batch of one task, whose number every row of ``extra["task"]`` holds.
-
-        Raises:
-            UsageError: ``batch.task`` for a batch of several tasks, or one that names none.
-        """
-        said: Prediction = self.views[task_of(batch, self.names)](batch.obs)
-        return said
 
     @property
     def acting_parameters(self) -> int:

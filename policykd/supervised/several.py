@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from policykd.clock import Clock
 from policykd.errors import UsageError
 from policykd.learner import Learner
-from policykd.prediction import Batch, Obs, Progress, Update
+from policykd.policy import Tasks
+from policykd.prediction import Obs, Progress, Update
 from policykd.supervised.epochs import Labels, Reads, sound
 from policykd.supervised.examples import Examples, as_examples
 
-__all__ = ["SeveralTasks", "several"]
-
-
-class SeveralTasks(Protocol):
-    """A student of several tasks (``classifiers.Heads``, ``students.MultiTask``)."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tasks' names."""
-        ...
-
-    def tag(self, name: str, batch: Batch) -> Batch:
-        """A batch that says which task it is of."""
-        ...
+__all__ = ["several"]
 
 
 def several(
-    learner: Learner[Any],
+    learner: Learner[Tasks],
     loaders: Mapping[str, Iterable[Any]],
     count: int,
     *,
@@ -52,7 +40,7 @@ def several(
         UsageError: ``multitask.tasks`` for loaders or teachers of other tasks than the student's;
             ``supervised.empty``.
     """
-    student: SeveralTasks = learner.student
+    student = learner.student
     teachers, clock = teachers or {}, clock or Clock()
     strange = (set(loaders) ^ set(student.names)) | (set(teachers) - set(student.names))
     if strange:

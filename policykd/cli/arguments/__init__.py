@@ -8,7 +8,7 @@ from pathlib import Path
 from policykd.config import COMBINATIONS, Combination
 from policykd.errors import UnknownNameError, UsageError
 
-__all__ = ["Manner", "Runs", "Teaches"]
+__all__ = ["Leaves", "Manner", "Runs", "Teaches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,9 @@ class Manner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs(Manner):
-    """A verb that teaches and leaves a run folder."""
+class Leaves(Manner):
+    """A verb that leaves a run folder."""
 
-    gym_packages: tuple[str, ...] = ()
-    """Packages to import first, because they register environments."""
     threads: int = 1
     """Threads of torch; small networks run slower on more than one."""
     out: Path | None = None
@@ -42,6 +40,14 @@ class Runs(Manner):
         """Refuse what cannot be meant, before anything heavy is imported."""
         if self.threads < 1:
             raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs(Leaves):
+    """A verb that steps environments and leaves a run folder."""
+
+    gym_packages: tuple[str, ...] = ()
+    """Packages to import first, because they register environments."""
 
 
 @dataclass(frozen=True, kw_only=True)

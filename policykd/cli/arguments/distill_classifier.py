@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from policykd.class_config import ClassifyConfig
-from policykd.cli.arguments import Manner
-from policykd.errors import UsageError
+from policykd.cli.arguments import Leaves
 
 __all__ = ["Arguments"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Manner):
+class Arguments(Leaves):
     """Teach a small classifier of images or texts what a large one says, beside the same one taught by labels alone."""
 
     data: str
@@ -25,16 +23,3 @@ class Arguments(Manner):
     via: tuple[str, ...] = field(default=(), metadata={"shown": "SHAPE|same ..."})
     """Assistants that learn first, each from the last: --via cnn:16,32 same; same: of the student's own shape."""
     how: ClassifyConfig = field(default_factory=ClassifyConfig)
-    threads: int = 1
-    """Threads of torch."""
-    out: Path | None = None
-    """The run folder, new or empty; one under runs/ named by time, data and student without it."""
-    config: Path | None = None
-    """A config.json of an earlier run: its values are the defaults, flags win."""
-    dry_run: bool = False
-    """Show the resolved configuration and what data, teacher and student are; write nothing."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant, before anything heavy is imported."""
-        if self.threads < 1:
-            raise UsageError("config.zero", f"--threads {self.threads}", "at least 1", "leave --threads out")
