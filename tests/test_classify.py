@@ -270,7 +270,9 @@ def test_a_loss_by_name_and_a_cache_by_path(teacher: Classifier, tmp_path: Path)
     assert fields["method"] == "dist" and fields["config"]["cache"] == str(tmp_path)
 
 
-def test_a_loss_of_ones_own_compares_taps(teacher: Classifier) -> None:
+@pytest.mark.parametrize("room", [2**30, 0])
+def test_a_loss_of_ones_own_compares_taps(teacher: Classifier, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policykd.classify.training._KEPT", room)
     seen = []
 
     def closer(student: Prediction, target: Prediction) -> torch.Tensor:
@@ -281,7 +283,7 @@ def test_a_loss_of_ones_own_compares_taps(teacher: Classifier) -> None:
     tapped = Classifier(teacher.module, teacher.classes, taps=where, shape=teacher.shape)
     student = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes, taps=where)
     found = distill_classifier(DATA, teacher=tapped, student=student, loss=closer, epochs=1, batch_size=64)
-    assert set(seen) == {(True, False)} and found.answers["on_the_fly"]
+    assert set(seen) == {(True, False)} and found.answers["on_the_fly"] == (room == 0)
 
 
 @pytest.mark.parametrize("view", ["shift", "flip", "mixup"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,16 @@ from policykd.losses import Objective, PairLoss, Weighted, label_nll, soft_label
 from policykd.policy import Taught
 from policykd.prediction import Prediction, Update
 from policykd.supervised import MISSING, EpochLook, Fitted, Rows, View, answers, cosine, fit, views
-from policykd.supervised.examples import Inputs, take_inputs
+from policykd.supervised.examples import Inputs, rows_of, take_inputs
 from policykd.taps import Tapped
 
 __all__ = ["Course", "OnLook", "OnUpdate", "distil", "on_labels", "rate", "train_classifier"]
 
 _EPOCHS, _STEPS = 20, 2_000
 """Passes over the training rows, and steps that they make at least."""
+
+_KEPT = 2**30
+"""Bytes of a teacher's features that are kept in memory; where there are more, it is asked again each epoch."""
 
 _VIEWS = {"shift": views.shift(2), "flip": views.flip(), "mixup": views.mixup()}
 
@@ -160,13 +163,15 @@ def distil(
     features = loss is None and config.loss in FEATURES
     asking, learning = tapped(teacher, student, config.loss) if features else (teacher, student)
     chosen = objective(config, _widths(asking, learning, inputs, config)) if loss is None else loss
-    # Activations are too many to keep; those that a loss of the user's own compares are the teacher's taps.
-    on_the_fly = features or view is not None or (loss is not None and bool(teacher.taps))
+    # What a loss of the user's own compares are the teacher's taps.
+    heard = tuple(asking.names) if isinstance(asking, Tapped) else tuple(teacher.taps) if loss is not None else ()
+    on_the_fly = view is not None or not _fits(asking, inputs, heard)
     labelling: dict[str, Any] = {"rows": len(label), "hit_rate": 0.0, "seconds": None, "on_the_fly": on_the_fly}
     target: Prediction | None = None
     before = course.clock.cpu["label"]
     if not on_the_fly:
-        said = answers(teacher, inputs, cache=config.cache, clock=course.clock)
+        # Activations are too many for the disk.
+        said = answers(asking, inputs, cache=None if heard else config.cache, features=heard, clock=course.clock)  # type: ignore[arg-type]
         target = said.target
         labelling |= {"hit_rate": said.hit_rate, "others": said.others}
     # The teacher reads raw inputs; the student's own encoding is made once where nobody else needs them.
@@ -198,6 +203,14 @@ def distil(
     )
     labelling["seconds"] = round(course.clock.cpu["label"] - before, 3)
     return replace(made, student=_inner(made.student)), labelling
+
+
+def _fits(teacher: Taught, inputs: Inputs, features: Sequence[str]) -> bool:
+    """Whether the teacher's features of all rows may be kept in memory."""
+    if not features:
+        return True
+    said = answers(teacher, take_inputs(inputs, torch.arange(1)), features=features).target  # type: ignore[arg-type]
+    return sum(said.features[name].numel() for name in features) * 4 * rows_of(inputs) <= _KEPT
 
 
 def _inner(student: Taught) -> Classifier:

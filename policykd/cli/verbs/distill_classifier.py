@@ -140,6 +140,6 @@ def _show(fields: dict[str, Any], screen: Screen) -> None:
         low, high = fields["kept_ci"]
         screen.line(f"kept of the teacher's accuracy {fields['kept']:.4f} [{low:.4f}, {high:.4f}]")
     asked, seconds = fields["answers"], fields["seconds"]
-    how = "asked about each view" if asked["on_the_fly"] else f"{asked['hit_rate']:.0%} from the cache"
+    how = "asked about each batch" if asked["on_the_fly"] else f"{asked['hit_rate']:.0%} from the cache"
     screen.line(f"teacher's answers {asked['rows']:,} rows, {how}, {asked['seconds']:.2f} s of CPU")
     screen.line(" · ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
