@@ -122,8 +122,9 @@ def distill_classifier(
         made[who], everyone[who] = fitted, fitted.student
         asked = fitted.student
         done(who, asked)
+    said = {"teacher": course.said(taught, data.test.inputs)}
     with clock.phase("evaluate"):
-        said = {who: it.label_all(data.test.inputs) for who, it in everyone.items()}
+        said |= {who: it.label_all(data.test.inputs) for who, it in everyone.items() if who != "teacher"}
     truth = data.test.labels
     gain, kept = _compared(said, truth)
     found = {

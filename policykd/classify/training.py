@@ -64,6 +64,10 @@ class Course:
         self.epochs = config.epochs or max(_EPOCHS, math.ceil(_STEPS / batches))
         self.history: list[dict[str, Any]] = []
 
+    def said(self, teacher: Classifier, inputs: Inputs) -> Prediction:
+        """What a teacher says of rows that nothing is learnt from; from the cache where there is one."""
+        return answers(teacher, inputs, cache=self.config.cache, clock=self.clock).target
+
     def rate(self, student: Classifier) -> float:
         """A student's learning rate."""
         return self.config.learning_rate or rate(student.shape, 3e-3)
@@ -193,7 +197,7 @@ def distil(
         course.epochs,
         validation=lambda s: _inner(s).label_all(held),
         label=data.validation.labels,
-        validation_target=teacher.label_all(data.validation.inputs),
+        validation_target=course.said(teacher, data.validation.inputs),
         teacher=asking if on_the_fly else None,  # type: ignore[arg-type]
         view=view,
         prepare=student.prepare if raw else None,
