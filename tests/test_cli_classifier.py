@@ -135,6 +135,15 @@ def test_a_classifier_among_runs_is_left_out_of_a_table_of_returns(
     assert "[compare.classifier]" in capsys.readouterr().err
 
 
+def test_a_classifier_is_inspected_and_not_promoted(run: Path, capsys: pytest.CaptureFixture) -> None:
+    for path in (run, run / "teacher"):
+        assert main(["inspect", str(path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["kind"] == "classifier" and found["classes"] == ["0", "1"]
+    assert main(["promote", str(run), "halves"]) == 1
+    assert "[promote.kind]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "status"),
     [

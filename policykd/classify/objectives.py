@@ -75,5 +75,5 @@ def objective(config: ClassifyConfig, widths: tuple[int, int] = (0, 0)) -> Weigh
             # Of the two relations of RKD: angles cost the cube of the batch, thirty times the rest of a step.
             return weighted(kd=(1.0, mixed), distance=(_DISTANCE, distance))
         case "hints":
-            return weighted(kd=(1.0, mixed), hint=(_HINT, losses.Hint("embedding", *widths)))
+            return weighted(kd=(1.0, mixed), hint=(_HINT, losses.Hint("embedding", *widths, seed=config.seed)))
     return mixed

@@ -70,7 +70,8 @@ def promote(
 
     Raises:
         UsageError: ``promote.name``; ``promote.size``, ``name.size``.
-        RunError: ``run.missing``, ``run.unfinished``; ``promote.exists`` for a name that is taken;
+        RunError: ``run.missing``, ``run.unfinished``; ``promote.kind`` for a classifier's run;
+            ``promote.exists`` for a name that is taken;
             ``promote.none`` for a frontier that chose nobody; ``promote.changed`` for files that are not those that
             were measured; ``promote.unwritable``.
     """
@@ -78,6 +79,11 @@ def promote(
         raise UsageError("promote.name", f"the name {name!r}", "small letters, digits, '.', '_' and '-'", "rename it")
     run, shelf = Run.open(run_folder), Path(agents_dir)
     report, source = pretend_distilled(run.report, size, run.folder)
+    if report.get("kind") == "supervised":
+        found = f"{run_folder}, the run of a classifier"
+        raise RunError(
+            "promote.kind", found, "a policy's: the shelf is theirs", "policykd.classifiers.load(RUN/student)"
+        )
     if (shelf / name).exists():
         raise RunError("promote.exists", f"{shelf / name} is there", "a new name", "choose another, or remove it")
     _check_measured(run.folder, report)

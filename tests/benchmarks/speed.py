@@ -40,7 +40,7 @@ _CASES = (
 """Agents in rl_zoo3's layout, and those of the shelf that stand in for them where the folder is not there."""
 
 _TARGET, _BUDGETS = 0.95, (1_000, 2_000, 5_000, 10_000)
-_BATCH = 128
+_BATCH = 64
 """Rows in a step of the eight: a step of eight students costs by rows, where one student's costs by its calls."""
 
 
@@ -98,7 +98,7 @@ def eight(teacher: kd.Policy, seed: int, batch: int = _BATCH) -> tuple[float, fl
                 last = update.progress.env_steps
                 if last < look:
                     continue
-                look *= 2**0.5
+                look *= 2**0.25
                 cohort = lesson.learner.averaged
                 assert isinstance(cohort, students.Cohort)
                 found = able(cohort, able(cohort, list(range(cohort.members)), 0), 1)

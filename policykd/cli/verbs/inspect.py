@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from policykd import students, teachers
+from policykd import classifiers, students, teachers
 from policykd.cli.arguments.inspect import Arguments
 from policykd.cli.measured import rows_in
 from policykd.cli.screen import Screen, span
@@ -33,12 +33,28 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     places = (path, path / "student.safetensors", path / "student" / "student.safetensors")
     weights = next((p for p in places if p.suffix == ".safetensors" and p.is_file()), None)
     if weights is None:
-        return _teacher(args.path, screen)
+        place = next((p for p in (path, path / "student") if (p / "classifier.json").is_file()), None)
+        return _teacher(args.path, screen) if place is None else _classifier(place, screen)
     found = _student(weights, screen)
     rows = list(rows_in(path, every=True)) if (path / "report.json").is_file() else []
     if any(row["size"] is not None for row in rows):
         found["candidates"] = rows
         _candidates(rows, screen)
+    screen.line("code: none; safetensors and JSON cannot carry any")
+    return found
+
+
+def _classifier(place: Path, screen: Screen) -> dict[str, Any]:
+    it = classifiers.load(place)
+    found = {
+        "kind": "classifier",
+        "path": str(place),
+        "shape": str(it.shape),
+        "classes": list(it.classes),
+        "params": it.acting_parameters,
+        "bytes": it.size_bytes,
+    }
+    screen.table("classifier", ("", ""), [(name, str(value)) for name, value in found.items()])
     screen.line("code: none; safetensors and JSON cannot carry any")
     return found
 
