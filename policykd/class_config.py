@@ -14,8 +14,8 @@ ClassLoss = Literal["kd", "standardised", "decoupled", "dist", "attention", "rel
 CLASS_LOSSES: tuple[ClassLoss, ...] = ("kd", "standardised", "decoupled", "dist", "attention", "relations", "hints")
 """What stands for the teacher's word: its softened law, a variant of that, or the law and its features."""
 
-ViewName = Literal["none", "shift", "flip", "mixup"]
-VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup")
+ViewName = Literal["none", "shift", "flip", "mixup", "words"]
+VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup", "words")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class ClassifyConfig:
     """What the distilled student sees: all rows, labelled by the teacher, or only those with a label."""
     view: ViewName = "none"
     """An augmentation that teacher and students see alike; the teacher is asked about each view."""
+    copies: int = 0
+    """Views of each training row that the teacher answers once, beside the rows themselves; 0: of each batch, anew."""
     patience: int | None = None
     """Stop after so many epochs without a better one on the validation rows; None goes on to the end."""
     cache: str | None = None
@@ -60,6 +62,8 @@ class ClassifyConfig:
             if value is not None and value < 1:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError("config.zero", f"{flag} {value}", "at least 1", f"leave {flag} out for the default")
+        if self.copies < 0 or (self.copies and self.view == "none"):
+            raise UsageError("config.copies", f"--copies {self.copies} of the view {self.view}", "1 or more of a view")
         if self.loss not in CLASS_LOSSES:
             raise UnknownNameError.of("loss", self.loss, CLASS_LOSSES)
         if self.view not in VIEWS:

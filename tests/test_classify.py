@@ -205,6 +205,26 @@ def test_texts_are_encoded_by_each_for_itself() -> None:
         distill_classifier(data, teacher="bag:16", student="bag:4", config=ClassifyConfig(loss="attention", epochs=1))
 
 
+def test_copies_are_answered_once_and_have_no_label_of_their_own(tmp_path: Path) -> None:
+    texts = tuple(f"{'good fine' if i % 2 else 'bad poor'} film number {i % 7}" for i in range(120))
+    labels = torch.tensor([i % 2 for i in range(120)])
+    rows = Split(texts, labels)
+    data = Labelled("words", "made here", ("bad", "good"), rows, rows, rows)
+    how: dict[str, Any] = {"teacher": "bag:8", "student": "bag:2", "epochs": 4, "batch_size": 32}
+    made = distill_classifier(data, view="words", copies=3, cache=str(tmp_path), **how)
+    assert made.answers["rows"] == 480 and not made.answers["on_the_fly"]
+    assert made.alone.updates == made.student.updates
+    again = distill_classifier(data, view="words", copies=3, cache=str(tmp_path), **how)
+    assert again.answers["hit_rate"] == 1.0 and again.student.score == made.student.score
+    anew = distill_classifier(data, view="words", **how)
+    assert anew.answers["rows"] == 120 and anew.answers["on_the_fly"]
+    for wrong in ({"copies": 2}, {"copies": -1, "view": "words"}):
+        with pytest.raises(PolicykdError, match=r"config\.copies"):
+            distill_classifier(data, **{**how, **wrong})
+    with pytest.raises(PolicykdError, match=r"classify\.view"):
+        distill_classifier(DATA, view="words", **how)
+
+
 def test_bad_input(teacher: Classifier, tmp_path: Path) -> None:
     def code(data: Any = DATA, **how: Any) -> str:
         with pytest.raises(PolicykdError) as caught:

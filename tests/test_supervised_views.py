@@ -82,6 +82,25 @@ def test_mixup_mixes_pairs_and_knows_the_labels_it_keeps() -> None:
     assert torch.equal(seen(views.mixup(0.0), x, y).inputs, x)
 
 
+def test_words_are_left_out_and_taken_from_other_texts() -> None:
+    texts = ("a b c d e f g h", "1 2 3 4 5 6 7 8", "", "x")
+    seen_by = Examples(texts, torch.tensor([0, 1, 0, 1]))
+
+    def reworded(drop: float, swap: float, seed: int = 0) -> tuple[str, ...]:
+        found = views.words(drop, swap)(seen_by, torch.Generator().manual_seed(seed))
+        assert found.target is None and found.label.tolist() == [MISSING] * 4 and isinstance(found.inputs, tuple)
+        return found.inputs
+
+    assert reworded(0.0, 0.0) == texts
+    assert reworded(1.0, 0.0) == ("a", "1", "", "x")
+    shorter = [reworded(0.5, 0.0, seed)[0].split() for seed in range(50)]
+    assert 3.0 < sum(map(len, shorter)) / 50 < 5.0
+    assert all(sorted(words) == words and set(words) <= set(texts[0].split()) for words in shorter)
+    mixed = [word for seed in range(50) for word in reworded(0.0, 0.5, seed)[0].split()]
+    assert 0.15 < sum(word in texts[1] for word in mixed) / len(mixed) < 0.35  # half of the pool is the other's
+    assert reworded(0.3, 0.3, 1) == reworded(0.3, 0.3, 1) != reworded(0.3, 0.3, 2)
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [
@@ -89,6 +108,8 @@ def test_mixup_mixes_pairs_and_knows_the_labels_it_keeps() -> None:
         (lambda: views.flip(1.5), "view.range"),
         (lambda: views.noise(-0.1), "view.range"),
         (lambda: views.mixup(-1.0), "view.range"),
+        (lambda: views.words(1.1), "view.range"),
+        (lambda: seen(views.words(), torch.zeros(2, 3)), "view.texts"),
         (lambda: seen(views.shift(1), torch.zeros(2, 3)), "view.images"),
         (lambda: seen(views.noise(1.0), torch.zeros(2, 3).long()), "view.images"),
         (lambda: seen(views.mixup(), torch.zeros(2, 3).long()), "view.mixup"),

@@ -158,10 +158,13 @@ def _check(data: Labelled, view: str) -> None:
     if not bool((data.train.labels != MISSING).any()):
         raise UsageError("classify.labels", "training rows without a label", "some that have one")
     inputs = data.train.inputs
-    if view != "none" and (isinstance(inputs, tuple) or (view != "mixup" and inputs.dim() != 4)):
+    takes = {
+        "words": ("texts", isinstance(inputs, tuple)),
+        "mixup": ("images [channels, height, width], or numbers", not isinstance(inputs, tuple)),
+    }.get(view, ("images [channels, height, width]", not isinstance(inputs, tuple) and inputs.dim() == 4))
+    if view != "none" and not takes[1]:
         kind = "texts" if isinstance(inputs, tuple) else f"inputs of shape {tuple(inputs.shape[1:])}"
-        expected = "images [channels, height, width]" + (", or numbers" if view == "mixup" else "")
-        raise UsageError("classify.view", f"the view {view} of {kind}", expected, "leave --view out")
+        raise UsageError("classify.view", f"the view {view} of {kind}", takes[0], "leave --view out")
 
 
 def _check_classes(names: tuple[str, ...], **who: Classifier) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from policykd.class_config import ClassifyConfig
 from policykd.classifiers import Classifier, Shape
@@ -19,7 +20,7 @@ from policykd.losses import Objective, PairLoss, Weighted, label_nll, soft_label
 from policykd.policy import Taught
 from policykd.prediction import Prediction, Update
 from policykd.supervised import MISSING, EpochLook, Fitted, Rows, View, answers, cosine, fit, views
-from policykd.supervised.examples import Inputs, rows_of, take_inputs
+from policykd.supervised.examples import Examples, Inputs, rows_of, take_inputs
 from policykd.taps import Tapped
 
 __all__ = ["Course", "OnLook", "OnUpdate", "distil", "on_labels", "rate", "train_classifier"]
@@ -30,13 +31,15 @@ _EPOCHS, _STEPS = 20, 2_000
 _KEPT = 2**30
 """Bytes of a teacher's features that are kept in memory; where there are more, it is asked again each epoch."""
 
-_VIEWS = {"shift": views.shift(2), "flip": views.flip(), "mixup": views.mixup()}
+_VIEWS = {"shift": views.shift(2), "flip": views.flip(), "mixup": views.mixup(), "words": views.words()}
 
 
 def on_labels(view: str, classes: int) -> dict[str, Any]:
     """How labels alone are learnt from inputs seen as the distilled student sees them: mixup mixes labels too."""
     if view == "mixup":
         return {"view": views.mixup(classes=classes), "loss": soft_label_ce}
+    if view == "words":
+        return {}  # which takes the label away
     return {"view": _VIEWS.get(view)}
 
 
@@ -164,6 +167,10 @@ def distil(
         rows = torch.where(data.train.labels != MISSING)[0]
     inputs, label = take_inputs(data.train.inputs, rows), data.train.labels[rows]
     view = _VIEWS.get(config.view)
+    soft = None if data.train.soft is None else data.train.soft[rows]
+    if view is not None and config.copies:
+        inputs, label, soft = _copied(Examples(inputs, label, soft), view, config)
+        view = None
     features = loss is None and config.loss in FEATURES
     asking, learning = tapped(teacher, student, config.loss) if features else (teacher, student)
     chosen = objective(config, _widths(asking, learning, inputs, config)) if loss is None else loss
@@ -183,7 +190,7 @@ def distil(
     loader = Rows(
         inputs if raw else student.prepare(inputs),
         label,
-        soft=None if data.train.soft is None else data.train.soft[rows],
+        soft=soft,
         target=target,
         batch_size=config.batch_size,
         batches=course.batches,
@@ -207,6 +214,21 @@ def distil(
     )
     labelling["seconds"] = round(course.clock.cpu["label"] - before, 3)
     return replace(made, student=_inner(made.student)), labelling
+
+
+def _copied(rows: Examples, view: View, config: ClassifyConfig) -> tuple[Inputs, Tensor, Tensor | None]:
+    """The rows and views of them: what they look like, and what is known of each."""
+    generator = torch.Generator().manual_seed(config.seed)
+    parts = [rows, *(view(rows, generator) for _ in range(config.copies))]
+    inputs: Inputs
+    if isinstance(rows.inputs, tuple):
+        inputs = tuple(text for part in parts for text in part.inputs)
+    else:
+        inputs = torch.cat([part.inputs for part in parts if isinstance(part.inputs, Tensor)])
+    soft = None
+    if rows.soft is not None:
+        soft = torch.cat([torch.zeros_like(rows.soft) if part.soft is None else part.soft for part in parts])
+    return inputs, torch.cat([part.label for part in parts]), soft
 
 
 def _fits(teacher: Taught, inputs: Inputs, features: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from policykd.errors import UsageError
 from policykd.prediction import map_obs
 from policykd.supervised.examples import MISSING, Examples, View
 
-__all__ = ["chain", "flip", "mixup", "noise", "shift"]
+__all__ = ["chain", "flip", "mixup", "noise", "shift", "words"]
 
 
 def chain(*views: View) -> View:
@@ -137,6 +137,47 @@ def _mixed(examples: Examples, generator: torch.Generator, *, alpha: float, clas
         soft = torch.where(known.unsqueeze(-1), m * own + (1.0 - m) * of_other, 0.0)
     mixed = map_obs(examples.inputs, mix)
     return replace(examples, inputs=mixed, label=torch.where(label == theirs, label, MISSING), soft=soft, target=None)
+
+
+def words(drop: float = 0.3, swap: float = 0.1) -> View:
+    """Texts with some words left out and some taken from other texts of the batch, for a teacher to label anew.
+
+    A teacher's answers on the rows that it was trained on are little more than their labels; on texts that it has not
+    seen they tell what it has understood (TinyBERT's transfer set: Jiao et al. 2020, 1909.10351, section 3.3, with a
+    language model in the place of other texts). The new texts have no true label.
+
+    Args:
+        drop: share of words left out; one word always stays.
+        swap: share of words replaced by a random word of another text.
+
+    Raises:
+        UsageError: ``view.range`` outside 0 to 1; ``view.texts`` (at the call) for inputs that are no texts.
+    """
+    if not (0 <= drop <= 1 and 0 <= swap <= 1):
+        raise UsageError("view.range", f"words(drop={drop}, swap={swap})", "shares from 0 to 1")
+    return partial(_reworded, drop=drop, swap=swap)
+
+
+def _reworded(examples: Examples, generator: torch.Generator, *, drop: float, swap: float) -> Examples:
+    if not isinstance(examples.inputs, tuple):
+        raise UsageError("view.texts", f"words() of {type(examples.inputs).__name__}", "texts", "shift() is for images")
+    texts = [text.split() for text in examples.inputs]
+    pool = [word for text in texts for word in text]
+    made = []
+    for text in texts:
+        kept, other = torch.rand(2, max(len(text), 1), generator=generator)
+        strange = torch.randint(max(len(pool), 1), (max(len(text), 1),), generator=generator).tolist()
+        new = [
+            pool[strange[i]] if other[i] < swap else word for i, word in enumerate(text) if kept[i] >= drop or drop == 0
+        ]
+        made.append(" ".join(new or text[:1]))
+    return replace(
+        examples,
+        inputs=tuple(made),
+        label=torch.full_like(examples.label, MISSING),
+        soft=None,
+        target=None,
+    )
 
 
 def _on_inputs(f: Callable[[Tensor, torch.Generator], Tensor]) -> View:

@@ -15,6 +15,7 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from classifiers import Row, Rows, figures
@@ -31,6 +32,7 @@ HOW = {
     "distilled (the defaults)": {},
     "distilled, alpha 0.5, temperature 2": {"alpha": 0.5, "temperature": 2.0},
     "distilled, the teacher alone": {"alpha": 1.0, "temperature": 2.0},
+    "distilled, five reworded copies of each text": {"view": "words", "copies": 5, "temperature": 2.0},
 }
 
 
@@ -72,7 +74,7 @@ def alone(data: Labelled, seed: int, teacher: Classifier, *, raters: bool = Fals
     return figures(made.student, data, teacher, clock)
 
 
-def distilled(data: Labelled, seed: int, teacher: Classifier, cache: Path, **how: float) -> Row:
+def distilled(data: Labelled, seed: int, teacher: Classifier, cache: Path, **how: Any) -> Row:
     """The student taught by the teacher."""
     clock = time.process_time()
     made = distill_classifier(data, teacher=teacher, student=STUDENT, alone=teacher, seed=seed, cache=str(cache), **how)
@@ -84,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="*", default=["bbc-news", "vader-movie"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ways", nargs="*", default=list(HOW))
     parser.add_argument("--save", type=Path)
     parser.add_argument("--place", type=Path, default=Path("runs/classifiers"))
     args = parser.parse_args()
@@ -99,7 +102,11 @@ def main() -> None:
         makers = {
             "labels alone": alone,
             **({"raters alone": partial(alone, raters=True)} if data.train.soft is not None else {}),
-            **{k: partial(distilled, cache=args.place / name / "cache", **how) for k, how in HOW.items()},
+            **{
+                k: partial(distilled, cache=args.place / name / "cache", **how)
+                for k, how in HOW.items()
+                if k in args.ways
+            },
         }
         found = {
             kind: [rows.of(f"{name} {kind} {s}", partial(make, data, s, teacher)) for s in range(args.seeds)]  # type: ignore[arg-type]
