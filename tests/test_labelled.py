@@ -221,11 +221,11 @@ def images(n: int = 40, side: int = 8) -> tuple[np.ndarray, np.ndarray]:
 def test_a_folder_of_idx_files(tmp_path: Path) -> None:
     x, y = images()
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(x))
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(y)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(y), mtime=0))
     alone = find(tmp_path, validation=0)
     assert (len(alone.train), len(alone.validation), len(alone.test)) == (32, 0, 8) and alone.classes == tuple("0123")
-    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(x[:6])))
-    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(y[:6])))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(x[:6]), mtime=0))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(y[:6]), mtime=0))
     kept = find(f"fashion-mnist={tmp_path}", validation=0)
     assert kept.classes[:2] == ("T-shirt/top", "Trouser") and len(kept.classes) == 10
     assert isinstance(kept.train.inputs, Tensor) and isinstance(kept.test.inputs, Tensor)
@@ -242,7 +242,7 @@ def test_a_folder_of_idx_files(tmp_path: Path) -> None:
         ("train-images-idx3-ubyte", b"\0\0\x0d\1" + bytes(8)),
         ("train-images-idx3-ubyte", bytes([0, 0, 8, 3]) + b"\xff" * 12),
         ("train-images-idx3-ubyte", b""),
-        ("train-labels-idx1-ubyte", gzip.compress(idx(images()[1]))[:-9]),
+        ("train-labels-idx1-ubyte", gzip.compress(idx(images()[1]), mtime=0)[:-9]),
     ],
 )
 def test_idx_files_that_lie(tmp_path: Path, name: str, data: bytes) -> None:
@@ -345,7 +345,7 @@ def test_an_archive_that_claims_to_unpack_to_all_memory(tmp_path: Path, monkeypa
         find(tmp_path / "x.npz")
     (tmp_path / "idx").mkdir()
     for part in ("images", "labels"):
-        (tmp_path / "idx" / f"train-{part}").write_bytes(gzip.compress(bytes(20_000)))
+        (tmp_path / "idx" / f"train-{part}").write_bytes(gzip.compress(bytes(20_000), mtime=0))
     with pytest.raises(CheckpointError, match=r"more than 10000 bytes.*\[data.damaged\]"):
         find(tmp_path / "idx")
 
@@ -553,7 +553,7 @@ def broken(name: str, old: bytes, new: bytes) -> bytes:
         (zip_of("LICENSE.txt", b""), "data.missing"),
         (zip_of("hutto_ICWSM_2014.tar.gz", b"no gzip"), "data.damaged"),
         (tar_of(collection())[:-60], "data.damaged"),
-        (gzip.compress(b"no tar"), "data.damaged"),
+        (gzip.compress(b"no tar", mtime=0), "data.damaged"),
         (b"", "data.damaged"),
         (broken("movieReviewSnippets_GroundTruth.txt", b"-1.25", b"bad"), "data.damaged"),
         (broken("movieReviewSnippets_GroundTruth.txt", b"-1.25", b"inf"), "data.damaged"),
