@@ -270,7 +270,7 @@ def test_a_selection_that_is_not_confirmed_goes_on(monkeypatch: pytest.MonkeyPat
 
 
 def test_time_is_a_guard() -> None:
-    report = distilled(cycles=1000, max_seconds=0.3)
+    report = distilled(cycles=1000, max_seconds=1e-3)
     assert report.stopped_by == "time" and report.env_steps < 1000 * 4096
     assert len(report.history) >= 1 and report.to_dict()["retention"] is not None
 
