@@ -8,7 +8,7 @@ one node instead of ten or twenty. Gradients of gradients are refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x @ weight.T + bias``, of one layer, or of as many side by side as there are members.
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float = 1.0) -> Tensor:
+    """``scale * (x @ weight.T + bias)``, of one layer, or of as many side by side as there are members.
 
     Args:
         x: ``[*b, i]`` for one layer; ``[b, i]`` (shared by all) or ``[members, b, i]`` for several.
@@ -39,30 +39,71 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         ``[*b, o]`` or ``[members, b, o]``.
     """
+    if weight.dim() == 3:
+        every = x.expand(len(weight), *x.shape[-2:])
+        return torch.baddbmm(bias.unsqueeze(1), every, weight.mT, beta=scale, alpha=scale)
+    if x.dim() == 2:
+        return torch.addmm(bias, x, weight.mT, beta=scale, alpha=scale)
+    said = F.linear(x, weight, bias)
+    return said if scale == 1.0 else said * scale
+
+
+def _head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # What ``linear`` computes. Outputs are few and rows many: with rows last in memory the product is up to twice as
+    # fast, and what comes after (the KL of a Categorical) reads it as it is.
     if weight.dim() == 2:
-        return F.linear(x, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), x.expand(len(weight), *x.shape[-2:]), weight.mT)
+        return torch.addmm(bias.unsqueeze(1), weight, x.mT).mT if x.dim() == 2 else F.linear(x, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(2), weight, x.expand(len(weight), *x.shape[-2:]).mT).mT
 
 
-def _tanh_(x: Tensor) -> Tensor:
-    # Right to 1.2e-7, and twice as fast as torch's own where that is not vectorised.
-    return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
+def _of_weight(gradient: Tensor, below: Tensor) -> Tensor:
+    # The same product either way round; with the narrower side first it is up to four times as fast.
+    if gradient.shape[-1] <= below.shape[-1]:
+        return torch.matmul(gradient.mT, below)
+    return torch.matmul(below.mT, gradient).mT
 
 
-def _from_output(backward: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda gradient, before, after: backward(gradient, after)
+_MINUS_ONE = torch.tensor(-1.0)
 
 
-def _from_input(backward: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda gradient, before, after: backward(gradient, before)
+def _tanh(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    # tanh(z) = 2 sigmoid(2 z) - 1 is right to 1.2e-7, and many times as fast as torch's own; the product doubles z.
+    after = linear(x, weight, bias, scale=2.0).sigmoid_()
+    torch.add(_MINUS_ONE, after, alpha=2.0, out=after)
+    return after, after
 
 
-KNOWN: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
-    nn.Tanh: (_tanh_, _from_output(torch.ops.aten.tanh_backward)),
-    nn.SiLU: (F.silu, _from_input(torch.ops.aten.silu_backward)),
-    nn.ReLU: (torch.relu, _from_output(lambda gradient, after: gradient.masked_fill(after <= 0, 0.0))),
+def _silu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    before = linear(x, weight, bias)
+    return before, F.silu(before)
+
+
+def _relu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    after = linear(x, weight, bias).relu_()
+    return after, after
+
+
+def _tanh_backward_(gradient: Tensor, after: Tensor) -> Tensor:
+    return torch.ops.aten.tanh_backward.grad_input(gradient, after, grad_input=gradient)
+
+
+def _silu_backward_(gradient: Tensor, before: Tensor) -> Tensor:
+    return torch.ops.aten.silu_backward.grad_input(gradient, before, grad_input=gradient)
+
+
+def _relu_backward_(gradient: Tensor, after: Tensor) -> Tensor:
+    return gradient.masked_fill_(after <= 0, 0.0)
+
+
+_Layer: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+_Derivative: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+KNOWN: dict[type[nn.Module], tuple[_Layer, _Derivative]] = {
+    nn.Tanh: (_tanh, _tanh_backward_),
+    nn.SiLU: (_silu, _silu_backward_),
+    nn.ReLU: (_relu, _relu_backward_),
 }
-"""Activations with a derivative here, by class of the module."""
+"""By class of the activation: a layer, from x, weight and bias to what its derivative is a function of and what is
+passed on; and that derivative times a gradient, in the gradient's place."""
 
 
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -75,14 +116,13 @@ def forward(x: Tensor, activation: type[nn.Module], layers: Layers, heads: Layer
         What each layer says (two numbers an output: what its derivative is a function of, and what is passed on), and
         what each head says.
     """
-    apply, _ = KNOWN[activation]
+    layer, _ = KNOWN[activation]
     inner: list[Tensor] = []
     last = x
     for weight, bias in layers:
-        before = linear(last, weight, bias)
-        last = apply(before)
-        inner += [before if activation is nn.SiLU else last, last]
-    return inner, [linear(last, weight, bias) for weight, bias in heads]
+        kept, last = layer(last, weight, bias)
+        inner += [kept, last]
+    return inner, [_head(last, weight, bias) for weight, bias in heads]
 
 
 def backward(
@@ -110,19 +150,19 @@ def backward(
     of_weights: list[Tensor | None] = [None] * len(weights)
     of_biases: list[Tensor | None] = [None] * len(weights)
     # All layers below learn from the sum of what the heads ask for.
-    gradient, torso = above, inner[-1] if inner else x
+    gradient, torso = None if above is None else above.clone(), inner[-1] if inner else x
     for i, of_head in enumerate(of_heads, depth):
         if of_head is not None:
-            of_biases[i], of_weights[i] = of_head.sum(-2), torch.matmul(of_head.mT, torso)
+            of_biases[i], of_weights[i] = of_head.sum(-2), _of_weight(of_head, torso)
             if depth or through:
                 asked = torch.matmul(of_head, weights[i])
-                gradient = asked if gradient is None else gradient + asked
+                gradient = asked if gradient is None else gradient.add_(asked)
     for i in reversed(range(depth)):
         if gradient is None:
             break
-        gradient = derivative(gradient, inner[2 * i], inner[2 * i + 1])
+        gradient = derivative(gradient, inner[2 * i])
         below = inner[2 * i - 1] if i else x
-        of_biases[i], of_weights[i] = gradient.sum(-2), torch.matmul(gradient.mT, below)
+        of_biases[i], of_weights[i] = gradient.sum(-2), _of_weight(gradient, below)
         if i or through:
             gradient = torch.matmul(gradient, weights[i])
     if not through or gradient is None:

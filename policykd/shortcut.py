@@ -1,14 +1,15 @@
 """The step that most students take, straight: layers and forward KL with their gradients; it decides nothing.
 
-What the Learner computes by automatic differentiation comes out the same, bit for bit: small networks spend more time
-on its bookkeeping than on their numbers. Whatever is not known here goes the Learner's own way.
+What the Learner computes by automatic differentiation comes out the same, bit for bit, for one student and for several
+side by side: small networks spend more time on its bookkeeping than on their numbers. Whatever is not known here goes
+the Learner's own way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from gymnasium import spaces
@@ -20,7 +21,8 @@ from policykd.losses import Weight, Weighted, forward_kl, on_target, weight_at
 from policykd.networks import Normaliser
 from policykd.policy import Taught
 from policykd.prediction import Batch, Prediction, Progress
-from policykd.students import Student
+from policykd.students import Cohort, Student
+from policykd.students.shape import ACTIVATIONS
 
 __all__ = ["Reduced", "Shortcut"]
 
@@ -34,33 +36,55 @@ def _on_target() -> partial[Tensor]:
     return made
 
 
+class _Net(NamedTuple):
+    """The layers of one network, or of the members of one shape side by side."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(self.weights, self.biases, strict=True))
+
+
+def _nets(student: Taught) -> tuple[list[_Net], type[nn.Module]] | None:
+    """Plain layers with one activation between them and one head; None for any other student."""
+    if type(student) is Cohort:
+        nets = [_Net(*map(list, zip(*layers, strict=True))) for layers in student.layers()]
+        activations = {ACTIVATIONS[shape.activation] for shape in student.shapes if shape.hidden}
+    elif type(student) is Student and student.value_head is None:
+        linears = [m for m in (*student.torso, student.action_head) if isinstance(m, nn.Linear)]
+        nets = [_Net([m.weight for m in linears], [m.bias for m in linears])]
+        activations = {type(m) for m in student.torso if not isinstance(m, nn.Linear)}
+    else:
+        return None
+    known = len(activations) <= 1 and activations <= set(fused.KNOWN)
+    return (nets, next(iter(activations), nn.Tanh)) if known else None
+
+
 class Shortcut:
-    """The mean of forward KL and its gradient, for a Categorical student of plain layers; made by ``of``."""
+    """The mean of forward KL and its gradient, for Categorical students of plain layers; made by ``of``."""
 
     @classmethod
     def of(cls, student: Taught, objective: Weighted) -> Shortcut | None:
-        """The shortcut for this student and objective, or None where there is none."""
-        if type(student) is not Student or len(objective.parts) != 1 or objective.modules:
+        """The shortcut for this student, or these, and objective; None where there is none."""
+        if len(objective.parts) != 1 or objective.modules:
             return None
         [(term, (weight, loss))] = objective.parts.items()
         transforms: tuple[Callable[[Prediction], Prediction], ...] = ()
         if isinstance(loss, partial) and loss.func is _on_target().func:
             loss, transforms = loss.keywords["loss"], loss.keywords["transforms"]
+        if loss is not forward_kl or not isinstance(student, (Student, Cohort)):
+            return None
         space = student.spec.observation_space
         flat_box = isinstance(space, spaces.Box) and len(space.shape) == 1
-        known = loss is forward_kl and student.spec.family == "categorical" and flat_box and student.value_head is None
-        linears = [m for m in (*student.torso, student.action_head) if isinstance(m, nn.Linear)]
-        activations = {type(m) for m in student.torso if not isinstance(m, nn.Linear)}
-        if not (known and len(activations) <= 1 and activations <= set(fused.KNOWN)):
-            return None
-        activation = activations.pop() if activations else nn.Tanh
-        return cls(student, activation, linears, term, weight, transforms)
+        known = _nets(student) if student.spec.family == "categorical" and flat_box else None
+        return None if known is None else cls(student, *known, term, weight, transforms)
 
     def __init__(
         self,
-        student: Student,
+        student: Student | Cohort,
+        nets: list[_Net],
         activation: type[nn.Module],
-        linears: list[nn.Linear],
         term: str,
         weight: Weight,
         transforms: tuple[Callable[[Prediction], Prediction], ...],
@@ -68,13 +92,12 @@ class Shortcut:
         self._term = term
         self._student, self._activation, self._weight, self._transforms = student, activation, weight, transforms
         self._modules = [student, *student.modules()]
-        self._layers = [(m.weight, m.bias) for m in linears]
-        self._weights, self._biases = [w for w, _ in self._layers], [b for _, b in self._layers]
-        self._width, self._outputs = linears[0].in_features, linears[-1].out_features
+        self._nets, self._parameters = nets, [p for net in nets for p in (*net.weights, *net.biases)]
+        self._width, self._outputs = nets[0].weights[0].shape[-1], nets[0].weights[-1].shape[-2]
 
     def _free(self) -> bool:
         """Whether every weight is still trained, and nobody listens to a layer."""
-        if not all(p.requires_grad and not p._backward_hooks for layer in self._layers for p in layer):
+        if not all(p.requires_grad and not p._backward_hooks for p in self._parameters):
             return False
         return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self._modules)
 
@@ -101,15 +124,22 @@ class Shortcut:
         if at == 0:
             return torch.zeros(()), {}, {}
         x = (obs if normaliser is None else normaliser(obs)).float()
-        inner, [said] = fused.forward(x, self._activation, self._layers[:-1], self._layers[-1:])
-        rows, probs, log_q = fused.categorical_kl_forward(target.dist.logits, said)
+        every = [net.layers() for net in self._nets]
+        done = [fused.forward(x, self._activation, layers[:-1], layers[-1:]) for layers in every]
+        said = [head for _, [head] in done]
+        # One evaluation of the KL for all; what a head says lies with its rows last.
+        whole = said[0] if len(said) == 1 else torch.cat([head.mT for head in said]).mT
+        rows, probs, log_q = fused.categorical_kl_forward(target.dist.logits, whole)
         of_rows = rows.new_full((1,), at / n)
         if batch.weight is not None:
             rows, of_rows = rows * batch.weight, of_rows * batch.weight
-        of_said = fused.categorical_kl_backward(of_rows, probs, log_q)
-        depth = len(self._layers) - 1
-        _, of_weights, of_biases = fused.backward(x, self._activation, depth, self._weights, inner, [of_said])
-        for p, gradient in zip([*self._weights, *self._biases], [*of_weights, *of_biases], strict=True):
-            p.grad = gradient
+        of_whole = fused.categorical_kl_backward(of_rows, probs, log_q)
+        of_said = [of_whole] if len(said) == 1 else of_whole.split([len(head) for head in said])
+        for net, (inner, _), of_head in zip(self._nets, done, of_said, strict=True):
+            depth = len(net.weights) - 1
+            _, *gradients = fused.backward(x, self._activation, depth, net.weights, inner, [of_head])
+            for parameters, found in zip(net, gradients, strict=True):
+                for p, gradient in zip(parameters, found, strict=True):
+                    p.grad = gradient
         reduced = rows.mean(-1)
         return reduced if at == 1 else at * reduced, {self._term: reduced}, {self._term: at}

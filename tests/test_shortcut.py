@@ -44,6 +44,16 @@ def learner(loss: Any = losses.forward_kl, hidden: Any = (8, 5), scaled: bool = 
     return Learner(student, loss, **how)
 
 
+def several(loss: Any = losses.forward_kl, scaled: bool = True, **how: Any) -> Learner:
+    """Five students of three shapes, side by side."""
+    kind = {k: how.pop(k) for k in ("activation",) if k in how}
+    shapes: list[Any] = [(8, 5), (8, 5), "linear", (6,), (6,)]
+    alone = [students.mlp(SPEC, hidden, seed=seed, **kind) for seed, hidden in enumerate(shapes)]
+    for one in alone if scaled else ():
+        students.fit_normaliser(one, 3.0 * torch.randn(100, 3, generator=torch.Generator().manual_seed(5)))
+    return Learner(students.Cohort(alone), loss, **how)
+
+
 def trained(make: Callable[[], Learner], batches: list[Batch], straight: bool) -> tuple[list[Tensor], int]:
     """All that steps left behind, and how often the shortcut had an answer."""
     it, answers = make(), []
@@ -75,6 +85,10 @@ KNOWN: dict[str, Callable[[], Learner]] = {
     "weight 0.25": lambda: learner(losses.weighted(policy=(0.25, losses.forward_kl))),
     "falling": lambda: learner(losses.weighted(policy=(lambda p: 2.0 ** round(-3 * p.fraction), losses.forward_kl))),
     "bare": partial(learner, average=None, max_grad_norm=None),
+    "several": several,
+    "several, tanh": partial(several, activation="tanh"),
+    "several, relu, no normaliser": partial(several, activation="relu", scaled=False),
+    "several, Q-values, weight 0.25": lambda: several(losses.weighted(policy=(0.25, Q_TARGET))),
 }
 
 
@@ -131,8 +145,23 @@ def frozen() -> Learner:
         (partial(learner, lambda student, target: losses.forward_kl(student, target) * 2), batch()),
         (partial(learner, losses.weighted(a=(1.0, losses.forward_kl), b=(1.0, losses.mse))), batch()),
         (partial(learner, value=True), batch()),
+        (several, batch(masked=True)),
+        (partial(several, losses.reverse_kl), batch()),
+        (partial(several, activation="gelu"), batch()),
     ],
-    ids=["mask", "several", "hook", "frozen", "other loss", "user's", "two terms", "value head"],
+    ids=[
+        "mask",
+        "batches",
+        "hook",
+        "frozen",
+        "other loss",
+        "user's",
+        "two terms",
+        "value head",
+        "several, mask",
+        "several, other loss",
+        "several, gelu",
+    ],
 )
 def test_what_it_does_not_know_goes_the_learners_way(make: Callable[[], Learner], one: Any) -> None:
     plain, _ = trained(make, [one], straight=False)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from policykd.errors import UsageError
-from policykd.fused import network
+from policykd.fused import Layers, network
 from policykd.policy import Blocks, Many
 from policykd.prediction import Obs, Origin, Prediction
 from policykd.students.network import Student, distribution_of
-from policykd.students.shape import ACTIVATIONS
+from policykd.students.shape import ACTIVATIONS, Shape
 
 __all__ = ["Cohort"]
 
@@ -45,13 +45,18 @@ class _Stack(nn.Module):
         """The parameters under the names that a student has for them."""
         return dict(zip(self.names, self.parameters(), strict=True))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Encoded rows ``[b, width]`` to outputs and, of normal families, log_std: ``[members, b, a]`` each."""
+    def layers(self) -> tuple[Layers, Layers]:
+        """Weight and bias of each layer, and of each head."""
         own = list(self.parameters())
         inner, outer = ([(own[w], own[b]) for w, b in pairs] for pairs in (self._inner, self._outer))
+        return inner, outer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encoded rows ``[b, width]`` to outputs and, of normal families, log_std: ``[members, b, a]`` each."""
+        inner, outer = self.layers()
         _, out, *spread = network(x, inner, ACTIVATIONS[self.shape.activation], outer)
         if self._spread is not None:
-            spread = [own[self._spread].unsqueeze(1).expand_as(out)]
+            spread = [list(self.parameters())[self._spread].unsqueeze(1).expand_as(out)]
         return out, spread[0] if spread else None
 
 
@@ -128,6 +133,15 @@ class Cohort(Many):
             first += stack.members
         back = torch.cat(rows).argsort()
         return self._said(outs, spreads).map(lambda t: t[back])
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shapes, in the members' order."""
+        return [stack.shape for stack in self._stacks()]
+
+    def layers(self) -> list[Layers]:
+        """Of each shape, weight and bias of its layers and then of its heads, a first dimension of members before."""
+        return [[*inner, *outer] for inner, outer in (stack.layers() for stack in self._stacks())]
 
     def blocks(self) -> Blocks:
         """One block a shape."""
