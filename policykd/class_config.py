@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from policykd.errors import UnknownNameError, UsageError
@@ -14,8 +14,8 @@ ClassLoss = Literal["kd", "standardised", "decoupled", "dist", "attention", "rel
 CLASS_LOSSES: tuple[ClassLoss, ...] = ("kd", "standardised", "decoupled", "dist", "attention", "relations", "hints")
 """What stands for the teacher's word: its softened law, a variant of that, or the law and its features."""
 
-ViewName = Literal["none", "shift", "flip", "mixup", "words"]
-VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup", "words")
+ViewName = Literal["none", "shift", "flip", "mixup", "words", "spans"]
+VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup", "words", "spans")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ClassifyConfig:
     """The teacher's word: kd, standardised, decoupled (DKD), dist; attention, relations, hints add features to kd."""
     alpha: float = 0.9
     """Share of the teacher's word in the loss; the rest is the true label's."""
-    temperature: float = 4.0
-    """Softens both laws; the kd terms are multiplied by its square."""
+    temperature: float | None = None
+    """Softens both laws; the kd terms are multiplied by its square. None: 4, of texts 1."""
     epochs: int | None = None
     """Passes over the training rows; None: 20, or as many as make 2,000 steps where rows are few."""
     batch_size: int = 128
@@ -44,10 +44,11 @@ class ClassifyConfig:
     """Share of the training rows whose label the students get; the teacher has all."""
     inputs: Literal["all", "labelled"] = "all"
     """What the distilled student sees: all rows, labelled by the teacher, or only those with a label."""
-    view: ViewName = "none"
-    """An augmentation that teacher and students see alike; the teacher is asked about each view."""
-    copies: int = 0
-    """Views of each training row that the teacher answers once, beside the rows themselves; 0: of each batch, anew."""
+    view: ViewName | None = None
+    """An augmentation that teacher and students see alike; the teacher is asked about each. None: of texts, spans."""
+    copies: int | None = None
+    """Views of each row that the teacher answers once, beside the rows themselves; 0: of each batch, anew. None: 0, of
+    spans 4."""
     patience: int | None = None
     """Stop after so many epochs without a better one on the validation rows; None goes on to the end."""
     cache: str | None = None
@@ -62,18 +63,18 @@ class ClassifyConfig:
             if value is not None and value < 1:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError("config.zero", f"{flag} {value}", "at least 1", f"leave {flag} out for the default")
-        if self.copies < 0 or (self.copies and self.view == "none"):
+        if self.copies is not None and (self.copies < 0 or (self.copies and self.view == "none")):
             raise UsageError("config.copies", f"--copies {self.copies} of the view {self.view}", "1 or more of a view")
         if self.loss not in CLASS_LOSSES:
             raise UnknownNameError.of("loss", self.loss, CLASS_LOSSES)
-        if self.view not in VIEWS:
+        if self.view is not None and self.view not in VIEWS:
             raise UnknownNameError.of("view", self.view, VIEWS)
         if self.inputs not in ("all", "labelled"):
             raise UnknownNameError.of("inputs", self.inputs, ("all", "labelled"))
         above = "a finite number above 0"
         ranges = {
             "alpha": (0 <= self.alpha <= 1, "0 to 1"),
-            "temperature": (0 < self.temperature < math.inf, above),
+            "temperature": (self.temperature is None or 0 < self.temperature < math.inf, above),
             "learning_rate": (self.learning_rate is None or 0 < self.learning_rate < math.inf, above),
             "teacher_learning_rate": (
                 self.teacher_learning_rate is None or 0 < self.teacher_learning_rate < math.inf,
@@ -86,3 +87,17 @@ class ClassifyConfig:
             if not fits:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError("config.range", f"{flag} {vars(self)[name]}", expected, f"leave {flag} out")
+
+    def settled(self, *, texts: bool) -> ClassifyConfig:
+        """With temperature, view and copies chosen for texts, or for anything else.
+
+        A teacher is all but certain of the texts that it was fine-tuned on, so that its answers are little more than
+        their labels; what runs of a few words mean to it is news to a student. docs/benchmarks.md, section 15.
+
+        Raises:
+            UsageError: ``config.copies`` for copies of no view.
+        """
+        view = self.view or ("spans" if texts else "none")
+        copies = self.copies if self.copies is not None else 4 if view == "spans" else 0
+        temperature = self.temperature or (1.0 if texts else 4.0)
+        return replace(self, view=view, copies=copies, temperature=temperature)

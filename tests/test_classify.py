@@ -218,11 +218,31 @@ def test_copies_are_answered_once_and_have_no_label_of_their_own(tmp_path: Path)
     assert again.answers["hit_rate"] == 1.0 and again.student.score == made.student.score
     anew = distill_classifier(data, view="words", **how)
     assert anew.answers["rows"] == 120 and anew.answers["on_the_fly"]
-    for wrong in ({"copies": 2}, {"copies": -1, "view": "words"}):
+    for wrong in ({"copies": 2, "view": "none"}, {"copies": -1, "view": "words"}):
         with pytest.raises(PolicykdError, match=r"config\.copies"):
             distill_classifier(data, **{**how, **wrong})
-    with pytest.raises(PolicykdError, match=r"classify\.view"):
-        distill_classifier(DATA, view="words", **how)
+    with pytest.raises(PolicykdError, match=r"config\.copies"):
+        distill_classifier(DATA, copies=2, **{**how, "teacher": "cnn:2", "student": "cnn:2"})
+    for view in ("words", "spans"):
+        with pytest.raises(PolicykdError, match=r"classify\.view"):
+            distill_classifier(DATA, view=view, **how)
+
+
+def test_what_nobody_chose_is_chosen_for_texts_and_for_images(teacher: Classifier, tmp_path: Path) -> None:
+    texts = tuple(f"{'good fine' if i % 2 else 'bad poor'} film number {i % 7} of them all" for i in range(60))
+    rows = Split(texts, torch.tensor([i % 2 for i in range(60)]))
+    data = Labelled("words", "made here", ("bad", "good"), rows, rows, rows)
+    how: dict[str, Any] = {"teacher": "bag:8", "student": "bag:2", "epochs": 2, "cache": str(tmp_path)}
+    of_texts = distill_classifier(data, **how)
+    assert [of_texts.config[k] for k in ("view", "copies", "temperature")] == ["spans", 4, 1.0]
+    assert of_texts.answers["rows"] == 300 and of_texts.answers["hit_rate"] == 0.0
+    # Another seed: other spans, the same rows (and the same teacher, or its answers would be others).
+    same = {**how, "teacher": of_texts.policies["teacher"], "seed": 1}
+    assert distill_classifier(data, **same).answers["hit_rate"] == 0.2
+    plain = distill_classifier(data, **{**how, "view": "none", "temperature": 2.0})
+    assert [plain.config[k] for k in ("view", "copies", "temperature")] == ["none", 0, 2.0]
+    of_images = distill_classifier(DATA, teacher=teacher, student="cnn:2", epochs=1)
+    assert [of_images.config[k] for k in ("view", "copies", "temperature")] == ["none", 0, 4.0]
 
 
 def test_bad_input(teacher: Classifier, tmp_path: Path) -> None:

@@ -101,9 +101,27 @@ def test_words_are_left_out_and_taken_from_other_texts() -> None:
     assert reworded(0.3, 0.3, 1) == reworded(0.3, 0.3, 1) != reworded(0.3, 0.3, 2)
 
 
+def test_spans_are_runs_of_words_without_a_label() -> None:
+    texts = ("a b c d e f g h", "1 2", "")
+    rows = Examples(texts, torch.tensor([0, 1, 0]), soft=torch.rand(3, 2))
+    lengths, starts = set(), set()
+    for seed in range(200):
+        found = views.spans(2, 4)(rows, torch.Generator().manual_seed(seed))
+        assert found.soft is None and found.label.tolist() == [MISSING] * 3 and isinstance(found.inputs, tuple)
+        assert found.inputs[0] in texts[0] and found.inputs[1:] == texts[1:]
+        lengths.add(len(found.inputs[0].split()))
+        starts.add(found.inputs[0][0])
+    assert lengths == {2, 3, 4} and starts == set("abcdefg")
+    again = [views.spans()(rows, torch.Generator().manual_seed(1)).inputs for _ in range(2)]
+    assert again[0] == again[1]
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [
+        (lambda: views.spans(0, 4), "view.range"),
+        (lambda: views.spans(5, 4), "view.range"),
+        (lambda: seen(views.spans(), torch.zeros(2, 3)), "view.texts"),
         (lambda: views.shift(-1), "view.range"),
         (lambda: views.flip(1.5), "view.range"),
         (lambda: views.noise(-0.1), "view.range"),

@@ -77,7 +77,8 @@ def distill_classifier(
     with clock.phase("load"):
         if not isinstance(data, Labelled):
             data = find(data)  # one cut for all seeds: no test row of one run was taught in another
-        _check(data, config.view)
+        config = config.settled(texts=isinstance(data.train.inputs, tuple))
+        _check(data, config.view or "none")
         few = data if config.labels == 1 else data.share(config.labels, seed=config.seed)
         first = student if isinstance(student, Classifier) else _built(student, data, config.seed)
     course = Course(config, math.ceil(len(data.train.labels) / config.batch_size), clock, on_update, on_look)
@@ -109,7 +110,7 @@ def distill_classifier(
             patience=config.patience,
             seed=config.seed,
             batches=course.batches,
-            **on_labels(config.view, len(data.classes)),
+            **on_labels(config.view or "none", len(data.classes)),
             **course.told("alone"),
         )
         alone = by_itself.student
@@ -160,6 +161,7 @@ def _check(data: Labelled, view: str) -> None:
     inputs = data.train.inputs
     takes = {
         "words": ("texts", isinstance(inputs, tuple)),
+        "spans": ("texts", isinstance(inputs, tuple)),
         "mixup": ("images [channels, height, width], or numbers", not isinstance(inputs, tuple)),
     }.get(view, ("images [channels, height, width]", not isinstance(inputs, tuple) and inputs.dim() == 4))
     if view != "none" and not takes[1]:

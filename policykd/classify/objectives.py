@@ -55,9 +55,11 @@ def objective(config: ClassifyConfig, widths: tuple[int, int] = (0, 0)) -> Weigh
     """(1 - alpha) x the label's term + alpha x the teacher's word of this name, features beside it.
 
     Args:
+        config: settled.
         widths: of the student's and the teacher's ``embedding``, for hints.
     """
     t = config.temperature
+    assert t is not None, "ClassifyConfig.settled has not been asked"
     soft: PairLoss | Objective | None = None
     match config.loss:
         case "standardised":

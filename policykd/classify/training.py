@@ -31,15 +31,21 @@ _EPOCHS, _STEPS = 20, 2_000
 _KEPT = 2**30
 """Bytes of a teacher's features that are kept in memory; where there are more, it is asked again each epoch."""
 
-_VIEWS = {"shift": views.shift(2), "flip": views.flip(), "mixup": views.mixup(), "words": views.words()}
+_VIEWS = {
+    "shift": views.shift(2),
+    "flip": views.flip(),
+    "mixup": views.mixup(),
+    "words": views.words(),
+    "spans": views.spans(),
+}
 
 
 def on_labels(view: str, classes: int) -> dict[str, Any]:
     """How labels alone are learnt from inputs seen as the distilled student sees them: mixup mixes labels too."""
     if view == "mixup":
         return {"view": views.mixup(classes=classes), "loss": soft_label_ce}
-    if view == "words":
-        return {}  # which takes the label away
+    if view in ("words", "spans"):
+        return {}  # which take the label away
     return {"view": _VIEWS.get(view)}
 
 
@@ -166,11 +172,16 @@ def distil(
     if config.inputs == "labelled":
         rows = torch.where(data.train.labels != MISSING)[0]
     inputs, label = take_inputs(data.train.inputs, rows), data.train.labels[rows]
-    view = _VIEWS.get(config.view)
+    view = _VIEWS.get(config.view or "none")
     soft = None if data.train.soft is None else data.train.soft[rows]
+    whole, generator = Examples(inputs, label, soft), torch.Generator().manual_seed(config.seed)
+    # The rows are the same under every seed, and so are the answers to them; views are not.
+    parts = [whole]
     if view is not None and config.copies:
-        inputs, label, soft = _copied(Examples(inputs, label, soft), view, config)
+        parts += [_joined([view(whole, generator) for _ in range(config.copies)])]
         view = None
+    whole = _joined(parts)
+    inputs, label, soft = whole.inputs, whole.label, whole.soft
     features = loss is None and config.loss in FEATURES
     asking, learning = tapped(teacher, student, config.loss) if features else (teacher, student)
     chosen = objective(config, _widths(asking, learning, inputs, config)) if loss is None else loss
@@ -182,7 +193,9 @@ def distil(
     before = course.clock.cpu["label"]
     if not on_the_fly:
         # Activations are too many for the disk.
-        said = answers(asking, inputs, cache=None if heard else config.cache, features=heard, clock=course.clock)  # type: ignore[arg-type]
+        cache = None if heard else config.cache
+        first, *views_of = (answers(asking, p.inputs, cache=cache, features=heard, clock=course.clock) for p in parts)  # type: ignore[arg-type]
+        said = sum(views_of, first)
         target = said.target
         labelling |= {"hit_rate": said.hit_rate, "others": said.others}
     # The teacher reads raw inputs; the student's own encoding is made once where nobody else needs them.
@@ -216,19 +229,21 @@ def distil(
     return replace(made, student=_inner(made.student)), labelling
 
 
-def _copied(rows: Examples, view: View, config: ClassifyConfig) -> tuple[Inputs, Tensor, Tensor | None]:
-    """The rows and views of them: what they look like, and what is known of each."""
-    generator = torch.Generator().manual_seed(config.seed)
-    parts = [rows, *(view(rows, generator) for _ in range(config.copies))]
+def _joined(parts: Sequence[Examples]) -> Examples:
+    """Rows of all parts, one after the other, and what is known of each."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
     inputs: Inputs
-    if isinstance(rows.inputs, tuple):
+    if isinstance(first.inputs, tuple):
         inputs = tuple(text for part in parts for text in part.inputs)
     else:
         inputs = torch.cat([part.inputs for part in parts if isinstance(part.inputs, Tensor)])
     soft = None
-    if rows.soft is not None:
-        soft = torch.cat([torch.zeros_like(rows.soft) if part.soft is None else part.soft for part in parts])
-    return inputs, torch.cat([part.label for part in parts]), soft
+    if any(part.soft is not None for part in parts):
+        width = next(part.soft.shape[1] for part in parts if part.soft is not None)
+        soft = torch.cat([torch.zeros(len(p.label), width) if p.soft is None else p.soft for p in parts])
+    return Examples(inputs, torch.cat([part.label for part in parts]), soft)
 
 
 def _fits(teacher: Taught, inputs: Inputs, features: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from contextlib import redirect_stderr
 from dataclasses import MISSING, dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Optional, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from policykd.cli.arguments import Manner
 from policykd.errors import UnknownNameError, UsageError
@@ -59,6 +59,8 @@ class Flag:
     @property
     def metavar(self) -> str | None:
         """What stands for the value in the help; None leaves it to tyro."""
+        if self.shown is None and self.optional and get_origin(self.kind) is Literal:
+            return f"{{{','.join(map(str, get_args(self.kind)))}}}"  # tyro would offer None beside them
         if self.shown is not None or get_origin(self.kind) is Literal:
             return self.shown
         several = "..." if get_origin(self.kind) is tuple else ""
@@ -100,7 +102,7 @@ def flags_of(record: type, inner: str | None = None) -> list[Flag]:
         if isinstance(kind, type) and is_dataclass(kind):
             found += [((2, 0), flag) for flag in flags_of(kind, field.name)]
             continue
-        parts = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+        parts = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)  # a Literal or None is the latter
         plain = [part for part in parts if part is not type(None)]
         flag = Flag(
             field.name,

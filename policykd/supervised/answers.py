@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,12 @@ class Answers:
     def hit_rate(self) -> float:
         """Share of the rows that were on disk."""
         return self.hits / len(self.target.dist.mode())
+
+    def __add__(self, more: Answers) -> Answers:
+        """These and then those, which were asked on their own: rows that stay the same, say, and views of them."""
+        both = _joined([_columns_of(self.target), _columns_of(more.target)])
+        others = min(self.others, more.others)
+        return Answers(both, self.hits + more.hits, others, None, self.seconds + more.seconds)
 
 
 class _Shard(NamedTuple):
@@ -186,8 +192,12 @@ def _ask(teacher: Labels, inputs: Inputs, features: Sequence[str]) -> dict[str, 
     if missing:
         known = ", ".join(said.features) or "none"
         raise DistributionError("labels.features", f"a teacher without {', '.join(missing)}", known, "tap it first")
-    kept = {f"feature/{name}": said.features[name] for name in features}
-    return {name: t.detach().cpu().contiguous() for name, t in {"logits": _logits(said), **kept}.items()}
+    return _columns_of(replace(said, features={name: said.features[name] for name in features}))
+
+
+def _columns_of(said: Prediction) -> dict[str, Tensor]:
+    features = {f"feature/{name}": t for name, t in said.features.items()}
+    return {name: t.detach().cpu().contiguous() for name, t in {"logits": _logits(said), **features}.items()}
 
 
 def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from policykd.errors import UsageError
 from policykd.prediction import map_obs
 from policykd.supervised.examples import MISSING, Examples, View
 
-__all__ = ["chain", "flip", "mixup", "noise", "shift", "words"]
+__all__ = ["chain", "flip", "mixup", "noise", "shift", "spans", "words"]
 
 
 def chain(*views: View) -> View:
@@ -159,9 +159,7 @@ def words(drop: float = 0.3, swap: float = 0.1) -> View:
 
 
 def _reworded(examples: Examples, generator: torch.Generator, *, drop: float, swap: float) -> Examples:
-    if not isinstance(examples.inputs, tuple):
-        raise UsageError("view.texts", f"words() of {type(examples.inputs).__name__}", "texts", "shift() is for images")
-    texts = [text.split() for text in examples.inputs]
+    texts = _texts(examples, "words")
     pool = [word for text in texts for word in text]
     made = []
     for text in texts:
@@ -171,12 +169,45 @@ def _reworded(examples: Examples, generator: torch.Generator, *, drop: float, sw
             pool[strange[i]] if other[i] < swap else word for i, word in enumerate(text) if kept[i] >= drop or drop == 0
         ]
         made.append(" ".join(new or text[:1]))
+    return _unlabelled(examples, made)
+
+
+def spans(least: int = 5, most: int = 12) -> View:
+    """Of each text a run of words, for a teacher to label anew: what a part means is in no label of the whole.
+
+    Cheap to answer, and what a bag of words can say again. The parts have no true label.
+
+    Args:
+        least, most: words in a run, each length as likely; a shorter text stays as it is.
+
+    Raises:
+        UsageError: ``view.range`` outside 1 <= least <= most; ``view.texts`` (at the call) for what is no text.
+    """
+    if not 1 <= least <= most:
+        raise UsageError("view.range", f"spans({least}, {most})", "1 <= least <= most")
+    return partial(_cut, least=least, most=most)
+
+
+def _cut(examples: Examples, generator: torch.Generator, *, least: int, most: int) -> Examples:
+    made = []
+    for text in _texts(examples, "spans"):
+        length, start = torch.rand(2, generator=generator).tolist()
+        count = min(least + int(length * (most - least + 1)), len(text))
+        first = int(start * (len(text) - count + 1))
+        made.append(" ".join(text[first : first + count]))
+    return _unlabelled(examples, made)
+
+
+def _texts(examples: Examples, view: str) -> list[list[str]]:
+    if not isinstance(examples.inputs, tuple):
+        found = f"{view}() of {type(examples.inputs).__name__}"
+        raise UsageError("view.texts", found, "texts", "shift() is for images")
+    return [text.split() for text in examples.inputs]
+
+
+def _unlabelled(examples: Examples, texts: list[str]) -> Examples:
     return replace(
-        examples,
-        inputs=tuple(made),
-        label=torch.full_like(examples.label, MISSING),
-        soft=None,
-        target=None,
+        examples, inputs=tuple(texts), label=torch.full_like(examples.label, MISSING), soft=None, target=None
     )
 
 

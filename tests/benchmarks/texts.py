@@ -28,11 +28,11 @@ from policykd.losses import soft_label_ce
 from policykd.supervised import score
 
 STUDENT = "bag:32"
-HOW = {
+HOW: dict[str, dict[str, Any]] = {
     "distilled (the defaults)": {},
-    "distilled, alpha 0.5, temperature 2": {"alpha": 0.5, "temperature": 2.0},
-    "distilled, the teacher alone": {"alpha": 1.0, "temperature": 2.0},
-    "distilled, five reworded copies of each text": {"view": "words", "copies": 5, "temperature": 2.0},
+    "distilled, the rows alone": {"view": "none"},
+    "distilled, the rows alone, temperature 4": {"view": "none", "temperature": 4.0},
+    "distilled, five reworded copies of each text, temperature 2": {"view": "words", "copies": 5, "temperature": 2.0},
 }
 
 
