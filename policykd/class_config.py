@@ -48,7 +48,7 @@ class ClassifyConfig:
     """An augmentation that teacher and students see alike; the teacher is asked about each. None: of texts, spans."""
     copies: int | None = None
     """Views of each row that the teacher answers once, beside the rows themselves; 0: of each batch, anew. None: 0, of
-    spans 4."""
+    spans 1."""
     patience: int | None = None
     """Stop after so many epochs without a better one on the validation rows; None goes on to the end."""
     cache: str | None = None
@@ -98,6 +98,6 @@ class ClassifyConfig:
             UsageError: ``config.copies`` for copies of no view.
         """
         view = self.view or ("spans" if texts else "none")
-        copies = self.copies if self.copies is not None else 4 if view == "spans" else 0
+        copies = self.copies if self.copies is not None else 1 if view == "spans" else 0
         temperature = self.temperature or (1.0 if texts else 4.0)
         return replace(self, view=view, copies=copies, temperature=temperature)

@@ -225,7 +225,7 @@ def test_copies_are_answered_once_and_have_no_label_of_their_own(tmp_path: Path)
         distill_classifier(DATA, copies=2, **{**how, "teacher": "cnn:2", "student": "cnn:2"})
     for view in ("words", "spans"):
         with pytest.raises(PolicykdError, match=r"classify\.view"):
-            distill_classifier(DATA, view=view, **how)
+            distill_classifier(DATA, view=view, **{**how, "teacher": "cnn:2", "student": "cnn:2"})
 
 
 def test_what_nobody_chose_is_chosen_for_texts_and_for_images(teacher: Classifier, tmp_path: Path) -> None:
@@ -234,11 +234,11 @@ def test_what_nobody_chose_is_chosen_for_texts_and_for_images(teacher: Classifie
     data = Labelled("words", "made here", ("bad", "good"), rows, rows, rows)
     how: dict[str, Any] = {"teacher": "bag:8", "student": "bag:2", "epochs": 2, "cache": str(tmp_path)}
     of_texts = distill_classifier(data, **how)
-    assert [of_texts.config[k] for k in ("view", "copies", "temperature")] == ["spans", 4, 1.0]
-    assert of_texts.answers["rows"] == 300 and of_texts.answers["hit_rate"] == 0.0
+    assert [of_texts.config[k] for k in ("view", "copies", "temperature")] == ["spans", 1, 1.0]
+    assert of_texts.answers["rows"] == 120 and of_texts.answers["hit_rate"] == 0.0
     # Another seed: other spans, the same rows (and the same teacher, or its answers would be others).
     same = {**how, "teacher": of_texts.policies["teacher"], "seed": 1}
-    assert distill_classifier(data, **same).answers["hit_rate"] == 0.2
+    assert distill_classifier(data, **same).answers["hit_rate"] == 0.5
     plain = distill_classifier(data, **{**how, "view": "none", "temperature": 2.0})
     assert [plain.config[k] for k in ("view", "copies", "temperature")] == ["none", 0, 2.0]
     of_images = distill_classifier(DATA, teacher=teacher, student="cnn:2", epochs=1)

@@ -26,7 +26,7 @@ from policykd.losses import Objective, PairLoss, Weighted
 from policykd.prediction import Prediction
 from policykd.supervised import MISSING, Fitted, score
 
-__all__ = ["ClassMeasured", "ClassReport", "ClassifyConfig", "distill_classifier", "train_classifier"]
+__all__ = ["ClassMeasured", "ClassReport", "ClassifyConfig", "distill_classifier", "planned", "train_classifier"]
 
 
 def distill_classifier(
@@ -77,12 +77,12 @@ def distill_classifier(
     with clock.phase("load"):
         if not isinstance(data, Labelled):
             data = find(data)  # one cut for all seeds: no test row of one run was taught in another
-        config = config.settled(texts=isinstance(data.train.inputs, tuple))
-        _check(data, config.view or "none")
-        few = data if config.labels == 1 else data.share(config.labels, seed=config.seed)
         first = student if isinstance(student, Classifier) else _built(student, data, config.seed)
-    course = Course(config, math.ceil(len(data.train.labels) / config.batch_size), clock, on_update, on_look)
-    config = replace(config, epochs=course.epochs, learning_rate=course.rate(first))
+        # What a shape's learning rate is by default is each one's own, the assistants' too.
+        open_rate, config = config.learning_rate, planned(data, first, config)
+        few = data if config.labels == 1 else data.share(config.labels, seed=config.seed)
+    batches = math.ceil(len(data.train.labels) / config.batch_size)
+    course = Course(replace(config, learning_rate=open_rate), batches, clock, on_update, on_look)
     taught, untaught = _teacher(teacher, data, course)
     _check_classes(data.classes, teacher=taught, student=first, alone=first if alone is None else alone)
     chain = {
@@ -148,6 +148,18 @@ def distill_classifier(
         history=tuple(course.history),
         policies=everyone,
     )
+
+
+def planned(data: Labelled, student: Classifier, config: ClassifyConfig) -> ClassifyConfig:
+    """``config`` with what was left open chosen as ``distill_classifier`` would; it refuses what does not fit the data.
+
+    Raises:
+        UsageError: ``classify.splits``, ``classify.labels``, ``classify.view``, ``config.copies``.
+    """
+    config = config.settled(texts=isinstance(data.train.inputs, tuple))
+    _check(data, config.view or "none")
+    course = Course(config, math.ceil(len(data.train.labels) / config.batch_size), Clock(), None, None)
+    return replace(config, epochs=course.epochs, learning_rate=course.rate(student))
 
 
 def _check(data: Labelled, view: str) -> None:

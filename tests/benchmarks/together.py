@@ -2,7 +2,8 @@
 
     POLICYKD_TEACHERS=... python tests/benchmarks/together.py
 
-CPU seconds on one thread, evaluation outside; the two are run in turns, and the ratios are of one turn each.
+CPU seconds on one thread, evaluation outside; the two are run in turns, after a short run that is not counted, and the
+ratios are of one turn each.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     teacher = kd.load_teacher(next(args.agents / n for n in _AGENTS if (args.agents / n).exists()))
+    spent(teacher, ["64,64"], 1, 1_000, 16)
     rows = []
     print("| turn | one: collect + learn s | together: collect + learn s | ratio | learn alone | updates each |")
     print("|---" * 6 + "|")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from policykd.classifiers import Classifier, build, load
-from policykd.classify import distill_classifier
+from policykd.classify import distill_classifier, planned
 from policykd.cli.arguments.distill_classifier import Arguments
 from policykd.cli.flags import settings
 from policykd.cli.places import run_folder
@@ -93,6 +94,8 @@ def _dry_run(
     else:
         theirs = build(teacher, inputs=data.train.inputs, classes=data.classes)
     about = data.describe()
+    chosen = {**settings(args), "teacher": teacher, "student": str(student.shape)}
+    chosen |= {k: v for k, v in asdict(planned(data, student, args.how)).items() if k in chosen and k != "cache"}
     facts = {
         "data": about,
         "teacher": {"source": teacher, "params": theirs.acting_parameters},
@@ -106,9 +109,9 @@ def _dry_run(
     share = student.acting_parameters / theirs.acting_parameters
     screen.line(f"teacher {teacher}: {theirs.acting_parameters:,} parameters")
     screen.line(f"student {student.shape}: {student.acting_parameters:,} ({share:.2%} of the teacher's)")
-    screen.table("configuration", ("", ""), [(k, str(v)) for k, v in settings(args).items()])
+    screen.table("configuration", ("", ""), [(k, str(v)) for k, v in chosen.items()])
     screen.hint("dry run: nothing was written")
-    return {**facts, "out": str(folder), "config": settings(args)}
+    return {**facts, "out": str(folder), "config": chosen}
 
 
 def _show(fields: dict[str, Any], screen: Screen) -> None:
