@@ -14,11 +14,12 @@ from policykd import losses
 from policykd.class_config import CLASS_LOSSES, ClassifyConfig
 from policykd.classifiers import Classifier, build, save
 from policykd.classify import ClassReport, distill_classifier, train_classifier
+from policykd.classify.probing import probe
 from policykd.datasets import Labelled, Split
 from policykd.errors import PolicykdError
 from policykd.learner import Learner
 from policykd.prediction import Batch, Prediction, Progress
-from policykd.supervised import MISSING
+from policykd.supervised import MISSING, score
 
 
 def bars(n: int, seed: int) -> Split:
@@ -243,6 +244,43 @@ def test_what_nobody_chose_is_chosen_for_texts_and_for_images(teacher: Classifie
     assert [plain.config[k] for k in ("view", "copies", "temperature")] == ["none", 0, 2.0]
     of_images = distill_classifier(DATA, teacher=teacher, student="cnn:2", epochs=1)
     assert [of_images.config[k] for k in ("view", "copies", "temperature")] == ["none", 0, 4.0]
+
+
+class Pretrained(torch.nn.Module):
+    """Features that are given, and a head that knows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooled = torch.nn.Identity()
+        self.body, self.head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+        torch.nn.init.orthogonal_(self.body.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pooled(self.body(x)))
+
+
+def test_a_head_is_taught_before_the_rest_and_the_rest_stays() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> Split:
+        x = torch.randn(n, 3, generator=generator)
+        return Split(x, (x @ torch.tensor([1.0, -2.0, 0.5]) > 0).long())
+
+    data = Labelled("halves", "made here", ("no", "yes"), split(600), split(100), split(400))
+    data.train.labels[::3] = -1
+    torch.manual_seed(3)
+    classifier = Classifier(Pretrained(), data.classes)
+    body = classifier.module.body.weight.clone()  # type: ignore[union-attr,operator]
+    before = score(classifier.label_all(data.test.inputs), data.test.labels).accuracy.value
+    probe(classifier, data, seed=1)
+    after = score(classifier.label_all(data.test.inputs), data.test.labels).accuracy.value
+    assert before is not None and after is not None and before < 0.8 < 0.97 < after
+    assert torch.equal(classifier.module.body.weight, body)  # type: ignore[union-attr]
+    first = classifier.module.head.weight.clone()  # type: ignore[union-attr,operator]
+    torch.manual_seed(3)
+    again = Classifier(Pretrained(), data.classes)
+    probe(again, data, seed=1)
+    assert torch.equal(again.module.head.weight, first)  # type: ignore[union-attr,arg-type]
 
 
 def test_bad_input(teacher: Classifier, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from policykd.class_config import ClassifyConfig, ClassLoss
 from policykd.classifiers import Classifier, build, load, parse
 from policykd.classify.objectives import tapped
+from policykd.classify.probing import probe
 from policykd.classify.report import ClassMeasured, ClassReport
 from policykd.classify.training import Course, OnLook, OnUpdate, distil, on_labels, rate, train_classifier
 from policykd.clock import Clock
@@ -214,6 +215,8 @@ def _teacher(teacher: Classifier | str | Path, data: Labelled, course: Course) -
 
 def _trained(fresh: Classifier, data: Labelled, course: Course) -> Fitted[Classifier]:
     config, trained_before = course.config, fresh.shape is not None and fresh.shape.kind == "minilm"
+    if trained_before:
+        probe(fresh, data, seed=config.seed + 1, clock=course.clock)
     return train_classifier(
         fresh,
         data,

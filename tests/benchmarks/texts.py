@@ -22,6 +22,7 @@ from classifiers import Row, Rows, figures
 
 from policykd.classifiers import Classifier, build, load, save
 from policykd.classify import distill_classifier, train_classifier
+from policykd.classify.probing import probe
 from policykd.datasets import Labelled, find
 from policykd.evaluation import student_t_interval
 from policykd.losses import soft_label_ce
@@ -52,6 +53,7 @@ def teacher_of(data: Labelled, folder: Path) -> Classifier:
         clock = time.process_time()
         length = 128 if data.name == "bbc-news" else 64
         fresh = build("minilm", inputs=data.train.inputs, classes=data.classes, seed=1_000, length=length)
+        probe(fresh, data, seed=1_000)
         made = train_classifier(fresh, data, epochs=3, batch_size=32, learning_rate=5e-5, seed=1_000)
         looks = ", ".join(f"{look.found.accuracy.value:.4f}" for look in made.looks)
         print(f"{data.name}: validation by epoch {looks}; {time.process_time() - clock:.0f} CPU s", flush=True)
