@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -204,7 +205,11 @@ def test_fit_keeps_the_best_epoch_and_stops_when_none_is_better() -> None:
         validation=lambda s: s.label(held), label=truth, validation_target=teacher.label(held), on_look=told.append,
     )  # fmt: skip
     assert found.stopped_by in ("patience", "budget") and list(found.looks) == told
-    assert found.best.best and found.best.found.accuracy.value == max(look.found.accuracy.value for look in found.looks)
+    assert found.best.best and found.best.found.nll == min(look.found.nll for look in found.looks)
+    assert [look.best for look in found.looks] == [
+        look.found.nll < min((before.found.nll for before in found.looks[:i]), default=math.inf)
+        for i, look in enumerate(found.looks)
+    ]
     assert accuracy(found.student, held, truth) == pytest.approx(found.best.found.accuracy.value)
     assert found.best.found.agreement is not None and found.best.found.agreement > 0.8
     if found.stopped_by == "patience":
