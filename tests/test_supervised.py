@@ -139,6 +139,20 @@ def test_rows_already_taken_are_learnt_from_and_not_taken_again() -> None:
     assert updates[0].progress.env_steps == first.steps, "before anything more is collected"
 
 
+def test_a_cycle_that_is_taken_up_again_makes_no_update_twice() -> None:
+    whole = Run(config("student"))
+    steps = len(list(whole.cycle()))
+    parts, made, taken = Run(config("student")), 0, 0
+    while made < steps:
+        before = made
+        for update in parts.cycle(taken=taken, made=made):
+            made, taken = made + 1, update.progress.env_steps
+            if made - before == 3:
+                break
+        assert made > before
+    assert parts.learner.updates == whole.learner.updates == steps and made == steps
+
+
 def test_a_budget_that_is_taken_already_is_still_learnt_from() -> None:
     run = Run(config("teacher", steps=64, rows_per_update=10))
     first = run.collector.collect(8)

@@ -56,6 +56,7 @@ def interact(
     actor: Callable[[], Policy | Panel] | None = None,
     done: int = 0,
     taken: int = 0,
+    made: int = 0,
     known: Known | None = None,
     clock: Clock | None = None,
 ) -> Iterator[Update]:
@@ -73,6 +74,7 @@ def interact(
         actor: who acts where the teacher does not, asked before each round; None for the learner's averaged student.
         done: environment steps at which this cycle begins.
         taken: environment steps taken so far (a cycle may begin with some of its own already in the memory).
+        made: updates of this cycle made so far, for one that is taken up again.
         known: fills in what only others know of the progress (retention, agreement), once a round.
         clock: gets the phases ``collect`` and ``learn``.
 
@@ -80,7 +82,7 @@ def interact(
         One Update a gradient step; its ``progress`` counts environment steps over all cycles, its fraction in this one.
     """
     clock = clock or Clock()
-    end, made = done + steps, 0
+    end = done + steps
     vector_steps = max(1, ROUND // collector.envs.num_envs)
     while True:
         told = Progress(taken, learner.updates, min((taken - done) / steps, 1.0))

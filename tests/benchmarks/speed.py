@@ -92,10 +92,11 @@ def eight(teacher: kd.Policy, seed: int, batch: int = _BATCH) -> tuple[float, fl
         return [m for m in members if kept[m] >= _TARGET]
 
     for cycle in range(4):
-        end = (2 ** (cycle + 1) - 1) * steps
+        end, made = (2 ** (cycle + 1) - 1) * steps, 0
         while last < end:
-            for update in lesson.updates(2**cycle * steps, cycle, (2**cycle - 1) * steps, last):
+            for update in lesson.updates(2**cycle * steps, cycle, (2**cycle - 1) * steps, last, made):
                 last = update.progress.env_steps
+                made += 1
                 if last < look:
                     continue
                 look *= 2**0.25

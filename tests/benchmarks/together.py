@@ -41,7 +41,9 @@ class Lesson:
     config: FrontierConfig
     taken: int
 
-    def updates(self, steps: int, cycle: int = 0, done: int = 0, taken: int | None = None) -> Iterator[kd.Update]:
+    def updates(
+        self, steps: int, cycle: int = 0, done: int = 0, taken: int | None = None, made: int = 0
+    ) -> Iterator[kd.Update]:
         """One cycle; several students take turns acting."""
         many = isinstance(self.learner.student, students.Cohort)
         return interact(
@@ -54,6 +56,7 @@ class Lesson:
             actor=(lambda: Panel([self.learner.averaged])) if many else None,
             done=done,
             taken=self.taken if taken is None else taken,
+            made=made,
             clock=self.clock,
         )
 
