@@ -52,7 +52,7 @@ def _head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     # What ``linear`` computes. Outputs are few and rows many: with rows last in memory the product is up to twice as
     # fast, and what comes after (the KL of a Categorical) reads it as it is.
     if weight.dim() == 2:
-        return torch.addmm(bias.unsqueeze(1), weight, x.mT).mT if x.dim() == 2 else F.linear(x, weight, bias)
+        return torch.addmm(bias.unsqueeze(1), weight, x.mT).mT
     return torch.baddbmm(bias.unsqueeze(2), weight, x.expand(len(weight), *x.shape[-2:]).mT).mT
 
 

@@ -669,6 +669,8 @@ def test_the_rated_sentences(monkeypatch: pytest.MonkeyPatch, name: str, rows: i
     try:
         found = find(name)
     except CheckpointError as why:
+        if why.code != "data.missing":  # it is there, and does not open
+            raise
         pytest.skip(str(why))
     assert sum(map(len, found.splits.values())) == rows and f"left out {zeros} rated exactly 0" in found.notes
     soft = found.train.soft

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -82,8 +81,7 @@ def distill_classifier(
         # What a shape's learning rate is by default is each one's own, the assistants' too.
         open_rate, config = config.learning_rate, planned(data, first, config)
         few = data if config.labels == 1 else data.share(config.labels, seed=config.seed)
-    batches = math.ceil(len(data.train.labels) / config.batch_size)
-    course = Course(replace(config, learning_rate=open_rate), batches, clock, on_update, on_look)
+    course = Course(replace(config, learning_rate=open_rate), len(data.train.labels), clock, on_update, on_look)
     taught, untaught = _teacher(teacher, data, course)
     _check_classes(data.classes, teacher=taught, student=first, alone=first if alone is None else alone)
     chain = {
@@ -159,7 +157,7 @@ def planned(data: Labelled, student: Classifier, config: ClassifyConfig) -> Clas
     """
     config = config.settled(texts=isinstance(data.train.inputs, tuple))
     _check(data, config.view or "none")
-    course = Course(config, math.ceil(len(data.train.labels) / config.batch_size), Clock(), None, None)
+    course = Course(config, len(data.train.labels), Clock())
     return replace(config, epochs=course.epochs, learning_rate=course.rate(student))
 
 
@@ -172,14 +170,16 @@ def _check(data: Labelled, view: str) -> None:
     if not bool((data.train.labels != MISSING).any()):
         raise UsageError("classify.labels", "training rows without a label", "some that have one")
     inputs = data.train.inputs
-    takes = {
-        "words": ("texts", isinstance(inputs, tuple)),
-        "spans": ("texts", isinstance(inputs, tuple)),
-        "mixup": ("images [channels, height, width], or numbers", not isinstance(inputs, tuple)),
-    }.get(view, ("images [channels, height, width]", not isinstance(inputs, tuple) and inputs.dim() == 4))
-    if view != "none" and not takes[1]:
+    texts, image = isinstance(inputs, tuple), "images [channels, height, width]"
+    expected, fits = {
+        "none": ("anything", True),
+        "words": ("texts", texts),
+        "spans": ("texts", texts),
+        "mixup": (f"{image}, or numbers", not texts),
+    }.get(view, (image, not isinstance(inputs, tuple) and inputs.dim() == 4))
+    if not fits:
         kind = "texts" if isinstance(inputs, tuple) else f"inputs of shape {tuple(inputs.shape[1:])}"
-        raise UsageError("classify.view", f"the view {view} of {kind}", takes[0], "leave --view out")
+        raise UsageError("classify.view", f"the view {view} of {kind}", expected, "leave --view out")
 
 
 def _check_classes(names: tuple[str, ...], **who: Classifier) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -43,9 +44,7 @@ def probe(classifier: Classifier, data: Labelled, *, seed: int = 0, clock: Clock
     kept = torch.where(data.train.labels != MISSING)[0]
     rows = Rows(features(take_inputs(data.train.inputs, kept)), data.train.labels[kept], batch_size=_BATCH, seed=seed)
     held = features(data.validation.inputs)
-    alone = nn.utils.skip_init(nn.Linear, head.in_features, head.out_features)
-    alone.load_state_dict(head.state_dict())
-    learner = Learner(Classifier(alone, classifier.classes), label_nll, lr=cosine(1e-2), average=0.99)
+    learner = Learner(Classifier(copy.deepcopy(head), classifier.classes), label_nll, lr=cosine(1e-2), average=0.99)
     made = fit(
         learner,
         rows,

@@ -63,14 +63,20 @@ class Course:
     """What all trainings of a run share: settings, clock, listeners, history.
 
     Args:
-        batches: in an epoch of students.
+        rows: of training; an epoch of students has as many batches as they make.
     """
 
     def __init__(
-        self, config: ClassifyConfig, batches: int, clock: Clock, on_update: OnUpdate | None, on_look: OnLook | None
+        self,
+        config: ClassifyConfig,
+        rows: int,
+        clock: Clock,
+        on_update: OnUpdate | None = None,
+        on_look: OnLook | None = None,
     ) -> None:
-        self.config, self.batches, self.clock, self.on_update, self.on_look = config, batches, clock, on_update, on_look
-        self.epochs = config.epochs or max(_EPOCHS, math.ceil(_STEPS / batches))
+        self.config, self.clock, self.on_update, self.on_look = config, clock, on_update, on_look
+        self.batches = math.ceil(rows / config.batch_size)
+        self.epochs = config.epochs or max(_EPOCHS, math.ceil(_STEPS / self.batches))
         self.history: list[dict[str, Any]] = []
 
     def said(self, teacher: Classifier, inputs: Inputs) -> Prediction:
@@ -168,20 +174,9 @@ def distil(
         who: what the listeners are told.
     """
     config = course.config
-    rows = torch.arange(len(data.train.labels))
-    if config.inputs == "labelled":
-        rows = torch.where(data.train.labels != MISSING)[0]
-    inputs, label = take_inputs(data.train.inputs, rows), data.train.labels[rows]
-    view = _VIEWS.get(config.view or "none")
-    soft = None if data.train.soft is None else data.train.soft[rows]
-    whole, generator = Examples(inputs, label, soft), torch.Generator().manual_seed(config.seed)
-    # The rows are the same under every seed, and so are the answers to them; views are not.
-    parts = [whole]
-    if view is not None and config.copies:
-        parts += [_joined([view(whole, generator) for _ in range(config.copies)])]
-        view = None
+    parts, view = _parts(data, config)
     whole = _joined(parts)
-    inputs, label, soft = whole.inputs, whole.label, whole.soft
+    inputs, label = whole.inputs, whole.label
     features = loss is None and config.loss in FEATURES
     asking, learning = tapped(teacher, student, config.loss) if features else (teacher, student)
     chosen = objective(config, _widths(asking, learning, inputs, config)) if loss is None else loss
@@ -203,7 +198,7 @@ def distil(
     loader = Rows(
         inputs if raw else student.prepare(inputs),
         label,
-        soft=soft,
+        soft=whole.soft,
         target=target,
         batch_size=config.batch_size,
         batches=course.batches,
@@ -227,6 +222,23 @@ def distil(
     )
     labelling["seconds"] = round(course.clock.cpu["label"] - before, 3)
     return replace(made, student=_inner(made.student)), labelling
+
+
+def _parts(data: Labelled, config: ClassifyConfig) -> tuple[list[Examples], View | None]:
+    """Rows, and views of them where there are copies; and the view that is left to be taken of each batch.
+
+    Apart, because the rows are the same under every seed, and so are the answers to them; views are not.
+    """
+    rows = torch.arange(len(data.train.labels))
+    if config.inputs == "labelled":
+        rows = torch.where(data.train.labels != MISSING)[0]
+    soft = None if data.train.soft is None else data.train.soft[rows]
+    own = Examples(take_inputs(data.train.inputs, rows), data.train.labels[rows], soft)
+    view = _VIEWS.get(config.view or "none")
+    if view is None or not config.copies:
+        return [own], view
+    generator = torch.Generator().manual_seed(config.seed)
+    return [own, _joined([view(own, generator) for _ in range(config.copies)])], None
 
 
 def _joined(parts: Sequence[Examples]) -> Examples:

@@ -178,7 +178,7 @@ def _of_zip(path: Path, data: bytes) -> bytes:
                     if len(found) > _LARGEST:
                         raise damaged(path, f"{info.filename} of more than {_LARGEST} bytes", "less")
                     return found
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as why:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as why:
         raise damaged(path, str(why), f"a zip with {_TAR}") from None
     raise missing(_TAR, [path], "only version 0.5 of vaderSentiment has the rated sentences")
 

@@ -39,7 +39,7 @@ class _Stack(nn.Module):
         # Where in the parameters each layer's weight and bias are.
         self._inner = [(at(f"{n}.weight"), at(f"{n}.bias")) for n in torso]
         self._outer = [(at(f"{n}.weight"), at(f"{n}.bias")) for n in heads]
-        self._spread = at("log_std") if "log_std" in self.names else None
+        self._one_spread = "log_std" in self.names
 
     def named(self) -> dict[str, nn.Parameter]:
         """The parameters under the names that a student has for them."""
@@ -55,8 +55,8 @@ class _Stack(nn.Module):
         """Encoded rows ``[b, width]`` to outputs and, of normal families, log_std: ``[members, b, a]`` each."""
         inner, outer = self.layers()
         _, out, *spread = network(x, inner, ACTIVATIONS[self.shape.activation], outer)
-        if self._spread is not None:
-            spread = [list(self.parameters())[self._spread].unsqueeze(1).expand_as(out)]
+        if self._one_spread:
+            spread = [self.get_parameter("log_std").unsqueeze(1).expand_as(out)]
         return out, spread[0] if spread else None
 
 
