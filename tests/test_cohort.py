@@ -14,8 +14,9 @@ from policykd import losses, students
 from policykd.distributions import Categorical, kl
 from policykd.errors import UsageError
 from policykd.fused import categorical_kl, network
-from policykd.learner import Learner, reduce_rows
+from policykd.learner import Learner
 from policykd.prediction import Batch, Prediction, Spec
+from policykd.reduction import reduce_rows
 from policykd.students import Cohort, Student
 
 BOX = spaces.Box(-np.inf, np.inf, (5,), np.float32)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from policykd import losses, students
 from policykd.distributions import Categorical, DiagGaussian
 from policykd.errors import UsageError
-from policykd.learner import Learner, reduce_rows
+from policykd.learner import Learner
 from policykd.losses import weighted
 from policykd.prediction import Batch, Prediction, Progress, Spec
+from policykd.reduction import reduce_rows
 
 SPEC = Spec(spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(4), "categorical")
 ARM = Spec(spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32), "diag_gaussian")

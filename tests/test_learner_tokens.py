@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from policykd import losses
 from policykd.distributions import Categorical
-from policykd.learner import Learner, _blanked
+from policykd.learner import Learner
 from policykd.losses import Discriminator, forward_kl, hard_and_soft, label_nll, weighted
 from policykd.policy import Taught
 from policykd.prediction import Batch, Obs, Prediction
+from policykd.reduction import blanked
 
 WORDS, WIDTH = 6, 16
 
@@ -110,7 +111,7 @@ MASK = torch.tensor([[True, False, True], [False, False, False]])
 
 def seen(obs: Obs, **how: Any) -> Batch:
     batch = Batch(obs, Prediction(Categorical(torch.ones(2, 3, 2)), **how), mask=MASK)
-    return _blanked(batch, MASK)
+    return blanked(batch, MASK)
 
 
 def test_words_stay_but_for_rows_that_are_out_altogether() -> None:
@@ -148,7 +149,7 @@ def test_targets_and_features() -> None:
 
 def test_extra_columns_a_word_and_a_sentence() -> None:
     column = {"label": torch.ones(2, 3), "author": torch.ones(2), "soft": torch.ones(2, 3, 2), "task": torch.ones(2)}
-    found = _blanked(
+    found = blanked(
         Batch(torch.ones(2, 3), Prediction(Categorical(torch.ones(2, 3, 2))), mask=MASK, extra=column), MASK
     )
     assert found.extra["label"].tolist() == MASK.float().tolist() and found.extra["author"].tolist() == [1.0, 0.0]

@@ -18,7 +18,6 @@ from toys import CARTPOLE, Balancer
 from policykd import Learner, losses, students
 from policykd.distributions import Bernoulli, Categorical, Deterministic, DiagGaussian, Distribution, MultiCategorical
 from policykd.errors import DistributionError, UsageError
-from policykd.learner import reduce_rows
 from policykd.losses import (
     decoupled,
     dist_relations,
@@ -29,6 +28,7 @@ from policykd.losses import (
     soften,
 )
 from policykd.prediction import Batch, Prediction
+from policykd.reduction import reduce_rows
 
 INF, NAN = math.inf, math.nan
 Objective = Callable[[Prediction, Batch], dict[str, Tensor]]

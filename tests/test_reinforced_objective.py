@@ -18,8 +18,8 @@ from torch import Tensor
 from policykd import losses
 from policykd.distributions import Bernoulli, Categorical, DiagGaussian, Distribution, TanhGaussian, kl
 from policykd.errors import UsageError
-from policykd.learner import reduce_rows
 from policykd.prediction import Batch, Prediction, Progress
+from policykd.reduction import reduce_rows
 from policykd.reinforced import RewardScale, advantages, clipped_surrogate, gated, proximal, reward_objective
 from policykd.reinforced.experience import log_prob
 

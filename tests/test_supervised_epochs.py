@@ -58,12 +58,23 @@ def test_rows_give_each_row_once_a_pass_in_new_orders() -> None:
         assert isinstance(e.inputs, Tensor) and e.inputs[:, 0].long().tolist() == e.label.tolist()
 
 
+@pytest.mark.parametrize(
+    ("rows", "size", "sizes"),
+    [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (1, 4, [1]), (5, 4, [5]), (3, 1, [1, 1, 1])],
+)
+def test_no_row_is_alone_in_a_batch_that_it_could_share(rows: int, size: int, sizes: list[int]) -> None:
+    loader = Rows(torch.zeros(rows, 2), torch.arange(rows), batch_size=size)
+    made = list(loader)
+    assert [len(batch) for batch in made] == sizes and len(loader) == len(sizes)
+    assert sorted(torch.cat([batch.label for batch in made]).tolist()) == list(range(rows))
+
+
 def test_rows_take_texts_and_dicts_and_answers() -> None:
-    said = Prediction(Categorical(torch.eye(3)), features={"h": torch.arange(3.0).unsqueeze(1)})
-    rows = Rows(("a", "b", "c"), torch.tensor([0, 1, 2]), target=said, batch_size=2, shuffle=False)
+    said = Prediction(Categorical(torch.eye(5)), features={"h": torch.arange(5.0).unsqueeze(1)})
+    rows = Rows(("a", "b", "c", "d", "e"), torch.arange(5), target=said, batch_size=3, shuffle=False)
     parts = list(rows)
-    assert [p.inputs for p in parts] == [("a", "b"), ("c",)]
-    assert parts[1].target is not None and parts[1].target.features["h"].tolist() == [[2.0]]
+    assert [p.inputs for p in parts] == [("a", "b", "c"), ("d", "e")]
+    assert parts[1].target is not None and parts[1].target.features["h"].tolist() == [[3.0], [4.0]]
     [part] = Rows({"t": torch.arange(3)}, torch.zeros(3).long(), shuffle=False)
     assert isinstance(part.inputs, dict) and part.inputs["t"].tolist() == [0, 1, 2]
 
@@ -320,6 +331,10 @@ def test_two_students_teach_each_other() -> None:
         list(mutual(learners[:1], Rows(x, y), 1))
     with pytest.raises(UsageError, match=r"supervised\.empty"):
         list(mutual(learners, [], 1))
+    third = Learner(Scorer(4, 5), losses.forward_kl)
+    for crowd in ([*learners[:1], third], [*learners, third]):
+        with pytest.raises(PolicykdError, match=r"supervised\.classes"):
+            list(mutual(crowd, Rows(x, y), 1))
 
 
 def test_missing_labels_and_masks_count_nothing() -> None:

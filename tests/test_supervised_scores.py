@@ -78,6 +78,7 @@ def test_sequences_count_token_by_token() -> None:
         (lambda: score(said([0.5, 0.5]), torch.tensor([2])), "label.range"),
         (lambda: score(said([0.5, 0.5]), torch.tensor([0, 1])), "score.rows"),
         (lambda: score(said([0.5, 0.5]), torch.tensor([0]), said([0.5, 0.5], [0.1, 0.9])), "score.rows"),
+        (lambda: score(said([0.5, 0.5]), torch.tensor([0]), said([0.5, 0.3, 0.2])), "score.classes"),
         (lambda: score(said([0.5, 0.5]), torch.tensor([-2])), "label.range"),
         (lambda: score(Prediction(DiagGaussian(torch.zeros(1, 2), torch.zeros(1, 2))), torch.tensor([0])), "score.law"),
     ],

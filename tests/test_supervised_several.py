@@ -84,6 +84,7 @@ def test_bad_input() -> None:
     both = {"quadrant": Rows(x, quadrant), "side": Rows(x, side)}
     assert code({"quadrant": both["quadrant"]}) == "multitask.tasks"
     assert code(both, teachers={"sied": Scorer(4, 2)}) == "multitask.tasks"
+    assert code(both, teachers={"side": Scorer(4, 3)}) == "supervised.classes"
     assert code({**both, "side": []}) == "supervised.empty"
     assert code({**both, "side": iter(both["side"])}) == "supervised.empty"
     assert code({**both, "side": Rows(x, quadrant)}) == "label.range"

@@ -14,7 +14,8 @@ Layout of ``runs/<name>/``, every file whole or absent::
 
 from __future__ import annotations
 
-from policykd.run.folder import Run, check_vacant
+from policykd.run.folder import Run
+from policykd.run.place import check_vacant
 from policykd.run.record import record, record_frontier
 from policykd.run.shelf import promote, shelf_page, shelf_table
 

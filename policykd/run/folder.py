@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,43 +18,19 @@ from policykd.policy import Policy
 from policykd.report import FrontierReport, MultiReport, Report, versions
 from policykd.run import picture
 from policykd.run.charts import Charts
+from policykd.run.place import check_vacant, file_hash, read_json, to_json
 from policykd.run.sizes import save_cohort, save_sizes
 from policykd.run.state import pack, unpack
 from policykd.run.tasks import conclude_tasks, save_tasks
 from policykd.run.via import conclude_via
 from policykd.students import Cohort, MultiTask, Student, Tree
 
-__all__ = ["Run", "check_vacant", "file_hash"]
+__all__ = ["Run"]
 
 Taught: TypeAlias = Literal["policy", "classifier"]
 
 _SCHEMA = 1
 _KEEP_CHECKPOINTS = 2
-_LARGEST_JSON = 2**26
-
-
-def check_vacant(folder: Path) -> None:
-    """Refuse a folder that holds anything.
-
-    Raises:
-        RunError: ``run.exists``.
-    """
-    if not folder.exists():
-        return
-    if (folder / "run.json").exists():
-        found = f"{folder} already holds a run"
-    elif not folder.is_dir():
-        found = f"{folder} is a file"
-    elif any(folder.iterdir()):
-        found = f"{folder} is not empty"
-    else:
-        return
-    raise RunError("run.exists", found, "a new or empty folder", "choose another --out, or remove it")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Run:
@@ -100,7 +74,7 @@ class Run:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": versions(),
             }
-            write_whole(folder, {"config.json": _json(config), "run.json": _json(about)}, code="run.unwritable")
+            write_whole(folder, {"config.json": to_json(config), "run.json": to_json(about)}, code="run.unwritable")
         except OSError as why:  # a parent that may not be looked into
             raise RunError(
                 "run.unwritable", f"{folder}: {why.strerror}", "a folder that can be written", "choose another"
@@ -120,7 +94,7 @@ class Run:
         folder = Path(folder)
         if not (folder / "run.json").is_file():
             raise RunError("run.missing", f"{folder} holds no run.json", "a folder made by policykd", "look in runs/")
-        about, config = _read(folder / "run.json"), _read(folder / "config.json")
+        about, config = read_json(folder / "run.json"), read_json(folder / "config.json")
         return cls(folder, str(about.get("command", "")), config)
 
     @property
@@ -134,7 +108,7 @@ class Run:
             raise RunError(
                 "run.unfinished", f"{self.folder} holds no report.json", "a run that came to its end", "run it again"
             )
-        return _read(self.folder / "report.json")
+        return read_json(self.folder / "report.json")
 
     def scalars(self, step: int, values: Mapping[str, float | None], series: str = "student") -> None:
         """Points of TensorBoard charts.
@@ -275,7 +249,7 @@ class Run:
     def write_report(self, fields: Mapping[str, Any]) -> None:
         """Write ``report.json`` and close the charts; for runs that are no distillation."""
         self.close()
-        write_whole(self.folder, {"report.json": _json(fields)}, code="run.unwritable")
+        write_whole(self.folder, {"report.json": to_json(fields)}, code="run.unwritable")
 
     def close(self) -> None:
         """Close the charts; a later call of ``scalars`` opens new ones."""
@@ -300,19 +274,3 @@ class Run:
                 folder.rmdir()
             except OSError:
                 return
-
-
-def _json(fields: Mapping[str, Any]) -> bytes:
-    return (json.dumps(fields, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}")
-    except (OSError, ValueError, RecursionError) as why:
-        raise RunError("run.damaged", f"{path}: {why}", "the JSON that policykd wrote", "run it again") from None
-    return found

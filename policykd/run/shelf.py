@@ -19,7 +19,8 @@ from policykd.errors import RunError, UsageError
 from policykd.load import load_teacher
 from policykd.policy import Policy
 from policykd.prediction import obs_tensor
-from policykd.run.folder import Run, file_hash
+from policykd.run.folder import Run
+from policykd.run.place import file_hash
 from policykd.run.sizes import pretend_distilled
 from policykd.teachers.folders import find
 from policykd.teachers.output import slim

@@ -8,17 +8,16 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from policykd.clock import Clock
 from policykd.distributions import Categorical
 from policykd.errors import DistributionError, UsageError
 from policykd.learner import Learner
-from policykd.policy import evaluating
-from policykd.prediction import Batch, Obs, Prediction, Progress, Update, map_obs
+from policykd.policy import Taught, evaluating
+from policykd.prediction import Batch, Obs, Prediction, Progress, Update
 from policykd.supervised.examples import Examples, View, as_examples
 
-__all__ = ["Labels", "Reads", "epochs", "mutual", "sound"]
+__all__ = ["Labels", "Reads", "check_classes", "epochs", "mutual", "sound"]
 
 
 class Labels(Protocol):
@@ -99,7 +98,7 @@ def epochs(
                 obs: Any = examples.inputs if prepare is None else prepare(examples.inputs)
                 batch = examples.batch(obs)
                 if learner.updates == 0:
-                    _check_classes(learner, batch.target, batch.obs)
+                    check_classes(learner.student, batch)
                 update = learner.step(batch, progress)
             yield update
         if not any_batch:
@@ -143,16 +142,27 @@ def sound(said: Prediction) -> Prediction:
 
 
 @torch.no_grad()
-def _check_classes(learner: Learner[Any], target: Prediction, obs: Obs) -> None:
-    if not isinstance(target.dist, Categorical) or target.dist.logits.shape[-1] == 1:
+def check_classes(student: Taught, batch: Batch) -> None:
+    """Refuse a student that does not count the classes of its target.
+
+    Raises:
+        DistributionError: ``supervised.classes``.
+    """
+    if not isinstance(batch.target.dist, Categorical) or batch.target.dist.logits.shape[-1] == 1:
         return
     # Nothing is learnt from this look: neither by a layer's running statistics, which one row would spoil.
-    with evaluating(learner.student):
-        said = learner.student.read(Batch(map_obs(obs, lambda t: t[:1]), target.map(lambda t: t[:1])))
-    if isinstance(said.dist, Categorical) and said.dist.logits.shape[-1] != target.dist.logits.shape[-1]:
+    with evaluating(student):
+        said = student.read(replace(batch[:1], mask=None))
+    if isinstance(said.dist, Categorical):
+        _same_classes(said.dist, batch.target.dist)
+
+
+def _same_classes(student: Categorical, teacher: Categorical) -> None:
+    own, theirs = student.logits.shape[-1], teacher.logits.shape[-1]
+    if own != theirs:
         raise DistributionError(
             "supervised.classes",
-            f"a teacher of {target.dist.logits.shape[-1]} classes and a student of {said.dist.logits.shape[-1]}",
+            f"a teacher of {theirs} classes and a student of {own}",
             "the same classes",
             "build the student with the teacher's classes",
         )
@@ -175,6 +185,7 @@ def mutual(
 
     Raises:
         UsageError: ``supervised.mutual`` for less than two; ``supervised.empty``.
+        DistributionError: ``supervised.mutual`` for a law that is none over classes; ``supervised.classes``.
     """
     if len(learners) < 2:
         raise UsageError("supervised.mutual", f"{len(learners)} student", "two or more")
@@ -188,18 +199,24 @@ def mutual(
             seen += len(examples)
             made = []
             for i, learner in enumerate(learners):
-                others = [other.student for j, other in enumerate(learners) if j != i]
-                with torch.no_grad():
-                    laws = [_log_probs(other.read(examples.batch(obs))) for other in others]
-                said = Prediction(Categorical(torch.logsumexp(torch.stack(laws), 0) - math.log(len(laws))))
-                batch = replace(examples, target=said).batch(obs)
+                laws = [_heard(other.student, examples.batch(obs)) for j, other in enumerate(learners) if j != i]
+                for law in laws[1:]:
+                    _same_classes(law, laws[0])
+                mean = torch.stack([law.log_probs for law in laws]).logsumexp(0) - math.log(len(laws))
+                batch = replace(examples, target=Prediction(Categorical(mean))).batch(obs)
+                if learner.updates == 0:
+                    check_classes(learner.student, batch)
                 made.append(learner.step(batch, Progress(seen, learner.updates, fraction)))
             yield made
         if seen == before:
             raise UsageError("supervised.empty", "a loader without a batch", "examples")
 
 
-def _log_probs(said: Prediction) -> Tensor:
+@torch.no_grad()
+def _heard(student: Taught, batch: Batch) -> Categorical:
+    """A peer's word, as a teacher gives it: without dropout, and its running statistics stay as they are."""
+    with evaluating(student):
+        said = student.read(batch)
     if not isinstance(said.dist, Categorical):
         raise DistributionError("supervised.mutual", f"a law of {type(said.dist).__name__}", "classes")
-    return said.dist.log_probs
+    return said.dist

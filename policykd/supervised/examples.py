@@ -115,7 +115,8 @@ class Rows:
         inputs: ``[n, ...]``, a dict of such, or texts.
         label: long ``[n, ...]``.
         soft, target, mask: as of Examples, a row each.
-        batch_size: rows in a batch; the last one may have less.
+        batch_size: rows in a batch; the last one may have less, but a single row that is left over joins the batch
+            before it (a layer that normalises over the batch has nothing to say of one row).
         batches: in a pass; None gives each row once, a larger number goes round again (all batches are full then).
         shuffle: False keeps the order.
         seed: of the orders.
@@ -153,13 +154,22 @@ class Rows:
 
     def __len__(self) -> int:
         """Batches in a pass."""
-        return math.ceil(len(self.examples) / self.batch_size) if self.batches is None else self.batches
+        return len(self._sizes())
 
     def __iter__(self) -> Iterator[Examples]:
-        wanted = len(self.examples) if self.batches is None else self.batches * self.batch_size
-        rounds = [self._order() for _ in range(math.ceil(wanted / len(self.examples)))]
-        for rows in torch.cat(rounds)[:wanted].split(self.batch_size):
+        sizes = self._sizes()
+        rounds = [self._order() for _ in range(math.ceil(sum(sizes) / len(self.examples)))]
+        for rows in torch.cat(rounds)[: sum(sizes)].split(sizes):
             yield take(self.examples, rows)
+
+    def _sizes(self) -> list[int]:
+        """Rows of each batch of a pass."""
+        if self.batches is not None:
+            return [self.batch_size] * self.batches
+        whole, left = divmod(len(self.examples), self.batch_size)
+        if left == 1 and whole and self.batch_size > 1:
+            return [self.batch_size] * (whole - 1) + [self.batch_size + 1]
+        return [self.batch_size] * whole + [left] * (left > 0)
 
     def _order(self) -> Tensor:
         n = len(self.examples)

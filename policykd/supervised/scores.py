@@ -70,7 +70,7 @@ def score(said: Prediction, label: Tensor, teacher: Prediction | None = None, *,
     Raises:
         UsageError: ``score.labels`` where no row has a label; ``score.rows`` for labels, or a teacher, of other rows;
             ``label.range``.
-        DistributionError: ``score.law`` for a law that is no Categorical.
+        DistributionError: ``score.law`` for a law that is no Categorical; ``score.classes``.
     """
     if not isinstance(said.dist, Categorical):
         raise DistributionError("score.law", f"a {type(said.dist).__name__}", "a law over classes")
@@ -94,6 +94,9 @@ def score(said: Prediction, label: Tensor, teacher: Prediction | None = None, *,
         if not isinstance(teacher.dist, Categorical):
             raise DistributionError("score.law", f"a teacher's {type(teacher.dist).__name__}", "a law over classes")
         theirs = Categorical(teacher.dist.logits.reshape(-1, teacher.dist.logits.shape[-1]))
+        if theirs.logits.shape[-1] != k:
+            found = f"a teacher of {theirs.logits.shape[-1]} classes beside answers over {k}"
+            raise DistributionError("score.classes", found, "the same classes")
         kd_loss = float(kl(theirs, flat).mean())
         agreement = float((theirs.mode() == flat.mode()).float().mean())
     return ClassScore(

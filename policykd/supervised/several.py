@@ -11,7 +11,7 @@ from policykd.errors import UsageError
 from policykd.learner import Learner
 from policykd.policy import Tasks
 from policykd.prediction import Obs, Progress, Update
-from policykd.supervised.epochs import Labels, Reads, sound
+from policykd.supervised.epochs import Labels, Reads, check_classes, sound
 from policykd.supervised.examples import Examples, as_examples
 
 __all__ = ["several"]
@@ -39,6 +39,7 @@ def several(
     Raises:
         UsageError: ``multitask.tasks`` for loaders or teachers of other tasks than the student's;
             ``supervised.empty``.
+        DistributionError: ``supervised.nan``, ``supervised.classes``.
     """
     student = learner.student
     teachers, clock = teachers or {}, clock or Clock()
@@ -60,6 +61,8 @@ def several(
                 examples = _labelled(examples, teachers.get(name))
             obs: Obs = prepare(examples.inputs) if prepare is not None else examples.inputs  # type: ignore[assignment]
             batches.append(student.tag(name, examples.batch(obs)))
+            if learner.updates == 0:
+                check_classes(student, batches[-1])
             seen += len(examples)
         with clock.phase("learn"):
             update = learner.step(batches, Progress(seen, learner.updates, step / (count * steps)))

@@ -49,15 +49,14 @@ _FRESH = 1_900_000_000
 
 
 @lru_cache(maxsize=1)
-def fresh(teacher: kd.Policy) -> Callable[[kd.Policy], float]:
-    """Retention on 400 fresh episodes, the same for every student."""
+def fresh(teacher: kd.Policy) -> Callable[[list[kd.Policy]], float]:
+    """The lowest retention of some students on 400 fresh episodes, the same for every student."""
     recipe = recipe_for(teacher, None)
     theirs, random = (extend(None, policy, recipe, 400, seed=_FRESH) for policy in (teacher, None))
 
-    def kept(student: kd.Policy) -> float:
-        found = retention(extend(None, student, recipe, 400, seed=_FRESH), theirs, random).value
-        assert found is not None
-        return found
+    def kept(found: list[kd.Policy]) -> float:
+        scores = extend_all({}, Panel(found), recipe, dict.fromkeys(range(len(found)), 400), seed=_FRESH)
+        return min(retention(score, theirs, random).value or 0.0 for score in scores.values())
 
     return kept
 
@@ -156,7 +155,7 @@ def row(cell: str, teacher: kd.Policy, hidden: str, seed: int, args: argparse.Na
     collect, learn, steps, found = (
         eight(teacher, seed, args.batch) if hidden.startswith("eight") else alone(teacher, hidden, seed)
     )
-    made = {"cell": cell, "collect": collect, "learn": learn, "steps": steps, "kept": min(map(fresh(teacher), found))}
+    made = {"cell": cell, "collect": collect, "learn": learn, "steps": steps, "kept": fresh(teacher)(found)}
     if args.save is not None:
         with args.save.open("a") as out:
             out.write(json.dumps(made) + "\n")

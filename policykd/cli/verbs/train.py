@@ -17,7 +17,7 @@ from policykd.prediction import Progress
 from policykd.recipe import Recipe
 from policykd.report import Measured, versions
 from policykd.run import Run, check_vacant
-from policykd.run.folder import file_hash
+from policykd.run.place import file_hash
 from policykd.teachers.folders import find
 from policykd.teachers.train import TrainResult, train
 
