@@ -97,7 +97,7 @@ def epochs(
             with clock.phase("learn"):
                 obs: Any = examples.inputs if prepare is None else prepare(examples.inputs)
                 batch = examples.batch(obs)
-                if learner.updates == 0:
+                if i == 0:
                     check_classes(learner.student, batch)
                 update = learner.step(batch, progress)
             yield update
@@ -204,7 +204,7 @@ def mutual(
                     _same_classes(law, laws[0])
                 mean = torch.stack([law.log_probs for law in laws]).logsumexp(0) - math.log(len(laws))
                 batch = replace(examples, target=Prediction(Categorical(mean))).batch(obs)
-                if learner.updates == 0:
+                if seen == len(examples):
                     check_classes(learner.student, batch)
                 made.append(learner.step(batch, Progress(seen, learner.updates, fraction)))
             yield made

@@ -61,7 +61,7 @@ def several(
                 examples = _labelled(examples, teachers.get(name))
             obs: Obs = prepare(examples.inputs) if prepare is not None else examples.inputs  # type: ignore[assignment]
             batches.append(student.tag(name, examples.batch(obs)))
-            if learner.updates == 0:
+            if step == 0:
                 check_classes(student, batches[-1])
             seen += len(examples)
         with clock.phase("learn"):
