@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from policykd.datasets import Ring
 from policykd.evaluation import Interval, Score
 from policykd.learner import Learner
+from policykd.policy import Policy
 from policykd.prediction import Update
 from policykd.rollouts import Collector
 
-__all__ = ["FrontierLook", "Look", "Tick"]
+__all__ = ["FrontierLook", "FrontierTick", "Look", "Tick"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,25 @@ class Look:
     teacher: Score
     random: Score
     retention: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class FrontierTick:
+    """As a Tick, of students of many sizes.
+
+    Attributes:
+        update: the newest one of the networks; its loss has one number for each that still learns.
+        learner: of the networks that still learn; None where only trees do.
+        collector, memory, total_steps: as of a Tick.
+        students: size, seed and policy of everybody as they are now, those too that learn no more; nobody is measured.
+    """
+
+    update: Update
+    learner: Learner | None
+    collector: Collector
+    memory: Ring
+    total_steps: int
+    students: Callable[[], list[tuple[str, int, Policy]]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,8 @@ class Flat:
     Attributes:
         data, gradient: all blocks, one after the other.
         gradients: the blocks of ``gradient``, ``[members, width]`` each.
+        still: where the numbers lie that the last backward pass did not reach (their parameters are frozen, or no term
+            asks for them), None where there are none.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -44,6 +46,8 @@ class Flat:
         for (members, block), data in zip(blocks, self.blocks_of(self.data), strict=True):
             columns = data.split([p.numel() // members for p in block], 1)
             self._blocks.append([(p, own.view(p.shape)) for p, own in zip(block, columns, strict=True)])
+        self.still: Tensor | None = None
+        self._unreached: tuple[bool, ...] = ()
         self.follow()
 
     def blocks_of(self, flat: Tensor) -> list[Tensor]:
@@ -61,10 +65,24 @@ class Flat:
                     p.data = data
 
     def gather(self) -> None:
-        """Bring the gradients of a backward pass side by side; one that was not reached is 0."""
+        """Bring the gradients of a backward pass side by side; one that was not reached is 0, and stays where it is."""
+        unreached = tuple(p.grad is None for block in self._blocks for p, _ in block)
+        if unreached != self._unreached:
+            self._unreached, self.still = unreached, self._places(unreached)
         for block, rows in zip(self._blocks, self.gradients, strict=True):
             found = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in block]
             torch.cat([g.reshape(len(rows), -1) for g in found], 1, out=rows)
+
+    def _places(self, chosen: tuple[bool, ...]) -> Tensor | None:
+        """Where the numbers of some parameters lie."""
+        if not any(chosen):
+            return None
+        marks, at = torch.zeros(len(self.data), dtype=torch.bool), iter(chosen)
+        for block, rows in zip(self._blocks, self.blocks_of(marks), strict=True):
+            columns = rows.split([p.numel() // len(rows) for p, _ in block], 1)
+            for own in columns:
+                own.fill_(next(at))
+        return marks.nonzero().squeeze(1)
 
 
 class Adam:
@@ -80,7 +98,15 @@ class Adam:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One step of this learning rate down the flat gradient."""
+        """One step of this learning rate down the flat gradient; what it did not reach stays, moments too."""
+        still, moved = self.flat.still, (self.mean, self.square, self.flat.data)
+        before = None if still is None else [t[still] for t in moved]
+        self._step(lr)
+        if still is not None and before is not None:
+            for t, old in zip(moved, before, strict=True):
+                t[still] = old
+
+    def _step(self, lr: float) -> None:
         first, second = self.decay
         self.steps += 1
         gradient = self.flat.gradient

@@ -59,12 +59,11 @@ class Race:
     Attributes:
         looks: reported episodes at which a student may be decided on.
         level: confidence of the interval of each look; all of them hold together with 95 %.
-        played: episodes played so far, over all policies, those that are reported not counted.
     """
 
     def __init__(self, teacher: Policy, recipe: Recipe, config: FrontierConfig, clock: Clock) -> None:
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
-        self.played = 0
+        self._played = 0
         # Reported episodes at which a student may be decided on.
         self.looks = [BLOCK]
         while 2 * self.looks[-1] <= config.max_episodes:
@@ -94,7 +93,7 @@ class Race:
                 standings[wave[k]] = standing
             if any(s is not None and self.enough(s) for s in standings):
                 break
-        self.played += sum(s.score.episodes for s in standings if s is not None)
+        self._played += sum(s.score.episodes for s in standings if s is not None)
         return standings
 
     def enough(self, standing: Standing) -> bool:
@@ -128,8 +127,9 @@ class Race:
         """Measure one student of each size on fresh episodes, and find the smallest that can be trusted.
 
         Everybody plays 100 episodes. Those play twice as many, again and again up to ``config.max_episodes``, that are
-        smaller than the smallest proven one and stand at the target or above, but not surely so. The intervals of
-        these looks hold together with 95 %.
+        smaller than the smallest proven one and stand at the target or above, but not surely so (who stands below it
+        would have to rise by more than half its interval's half-width while that halves: one in ten does from the
+        target itself). The intervals of these looks hold together with 95 %.
 
         Args:
             runners: one a size, smallest first.
@@ -157,6 +157,12 @@ class Race:
                 if (proven is None or i < proven) and _low(s.kept) < self.config.target <= (s.kept.value or 0.0)
             ]
         return [standings[i] for i in range(len(runners))], proven
+
+    @property
+    def played(self) -> int:
+        """Episodes played so far, over all policies, those that are reported not counted."""
+        seed = self._seed(SELECT)
+        return self._played + sum(score.episodes for (_, at), score in self._known.items() if at == seed)
 
     def references(self, purpose: int) -> tuple[Score, Score]:
         """Teacher and random policy on the selecting (SELECT) or the reported episodes (REPORT), as far as played."""

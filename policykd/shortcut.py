@@ -7,6 +7,7 @@ the Learner's own way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -45,16 +46,26 @@ class _Net(NamedTuple):
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         return list(zip(self.weights, self.biases, strict=True))
 
+    def all(self) -> list[Tensor]:
+        return [*self.weights, *self.biases]
+
+
+def _linears(student: Student) -> list[nn.Linear]:
+    return [m for m in (*student.torso, student.action_head) if isinstance(m, nn.Linear)]
+
 
 def _nets(student: Taught) -> tuple[list[_Net], type[nn.Module]] | None:
     """Plain layers with one activation between them and one head; None for any other student."""
     if type(student) is Cohort:
         nets = [_Net(*map(list, zip(*layers, strict=True))) for layers in student.layers()]
         activations = {ACTIVATIONS[shape.activation] for shape in student.shapes if shape.hidden}
-    elif type(student) is Student and student.value_head is None:
-        linears = [m for m in (*student.torso, student.action_head) if isinstance(m, nn.Linear)]
+    elif type(student) is Student and student.value_head is None and student.is_plain(student.action_head):
+        linears = _linears(student)
         nets = [_Net([m.weight for m in linears], [m.bias for m in linears])]
-        activations = {type(m) for m in student.torso if not isinstance(m, nn.Linear)}
+        activations = {ACTIVATIONS[student.shape.activation]} if student.shape.hidden else set()
+        # One weight in two layers has the sum of two gradients; a weight that is computed has none of its own.
+        if Counter(map(id, nets[0].all())) != Counter(map(id, student.parameters())):
+            return None
     else:
         return None
     known = len(activations) <= 1 and activations <= set(fused.KNOWN)
@@ -92,14 +103,21 @@ class Shortcut:
         self._term = term
         self._student, self._activation, self._weight, self._transforms = student, activation, weight, transforms
         self._modules = [student, *student.modules()]
-        self._nets, self._parameters = nets, [p for net in nets for p in (*net.weights, *net.biases)]
+        self._nets, self._parameters = nets, [p for net in nets for p in net.all()]
         self._width, self._outputs = nets[0].weights[0].shape[-1], nets[0].weights[-1].shape[-2]
 
     def _free(self) -> bool:
-        """Whether every weight is still trained, and nobody listens to a layer."""
-        if not all(p.requires_grad and not p._backward_hooks for p in self._parameters):
-            return False
-        return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self._modules)
+        """Whether every weight is still there and trained, and nobody listens to a layer."""
+        for p in self._parameters:
+            if not p.requires_grad or p._backward_hooks or p._post_accumulate_grad_hooks:
+                return False
+        for m in self._modules:
+            if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+                return False
+        if isinstance(self._student, Cohort):
+            return True
+        now, then = _linears(self._student), self._nets[0].weights
+        return len(now) == len(then) and all(m.weight is weight for m, weight in zip(now, then, strict=True))
 
     @torch.no_grad()
     def take(self, batch: Batch, progress: Progress) -> Reduced | None:
@@ -120,6 +138,8 @@ class Shortcut:
             target = transform(target)
         if not (isinstance(target.dist, Categorical) and target.dist.logits.shape == (n, self._outputs)):
             return None
+        if target.dist.logits.dtype != torch.float32:  # differentiation casts on the way back; nothing here does
+            return None
         at = weight_at(self._weight, progress, self._term)
         if at == 0:
             return torch.zeros(()), {}, {}
@@ -130,7 +150,7 @@ class Shortcut:
         # One evaluation of the KL for all; what a head says lies with its rows last.
         whole = said[0] if len(said) == 1 else torch.cat([head.mT for head in said]).mT
         rows, probs, log_q = fused.categorical_kl_forward(target.dist.logits, whole)
-        of_rows = rows.new_full((1,), at / n)
+        of_rows = rows.new_full((1,), at).div_(n)
         if batch.weight is not None:
             rows, of_rows = rows * batch.weight, of_rows * batch.weight
         of_whole = fused.categorical_kl_backward(of_rows, probs, log_q)

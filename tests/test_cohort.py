@@ -271,3 +271,27 @@ def test_a_cohort_is_copied_not_shared() -> None:
     learner.step(batches(SPECS["categorical"], 1)[0])
     assert all(torch.equal(after[k], v) for k, v in taken.state_dict().items())
     assert isinstance(taken, Student)
+
+
+def test_frozen_layers_stay_and_are_computed_with() -> None:
+    def half(seed: int) -> Student:
+        student = students.mlp(SPECS["categorical"], (8, 8), seed=seed)
+        student.torso[2].requires_grad_(False)
+        return student
+
+    alone = [half(0), half(1)]
+    learner = Learner(Cohort(alone), losses.forward_kl, average=None)
+    x = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
+    one = Batch(x, Prediction(Categorical(torch.randn(32, 3, generator=torch.Generator().manual_seed(1)))))
+    for k, student in enumerate(alone):
+        said = learner.student(x).dist
+        assert isinstance(said, Categorical)
+        torch.testing.assert_close(said.logits[k], student(x).dist.logits)  # type: ignore[union-attr]
+    for _ in range(3):
+        learner.step(one)
+    for k, before in enumerate(alone):
+        after = learner.kept([k]).student.member(0)  # type: ignore[attr-defined]
+        assert torch.equal(after.torso[2].weight, before.torso[2].weight) and not after.torso[2].weight.requires_grad  # type: ignore[arg-type]
+        assert not torch.equal(after.torso[0].weight, before.torso[0].weight)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"frozen layers.*cohort\.students"):
+        Cohort([half(0), students.mlp(SPECS["categorical"], (8, 8))])

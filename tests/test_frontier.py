@@ -19,9 +19,11 @@ from policykd.config import FrontierConfig
 from policykd.errors import UsageError
 from policykd.frontier import ladder
 from policykd.frontier.ladder import ladder as rungs_of
-from policykd.news import FrontierLook, Tick
+from policykd.news import FrontierLook, FrontierTick
 from policykd.prediction import Spec
+from policykd.race import Race, Standing
 from policykd.report import FrontierReport
+from policykd.rollouts import Collector
 from policykd.students import Student, Tree
 
 SHORT = kd.Recipe("CartPole-v1", env_kwargs={"max_episode_steps": 60})
@@ -103,19 +105,64 @@ def test_those_who_may_still_win_go_on_alone() -> None:
     assert max(c.cycles for c in one.candidates) == 3
 
 
+def test_news_are_of_everybody_those_too_that_learn_no_more() -> None:
+    told: list[list[tuple[str, int, kd.Policy]]] = []
+    news = {"on_tick": lambda tick: told.append(tick.students())}
+    kd.frontier(Balancer(), SHORT, **{**FAST, "sizes": ("linear", "tree:4", "8"), "cycles": 2, "target": 1.0, **news})
+    names = [[(size, seed) for size, seed, _ in one] for one in told]
+    everybody = [("linear", 0), ("linear", 1), ("8", 0), ("8", 1), ("tree:4", 0)]
+    assert names[0] == names[-1] == everybody
+    assert not torch.equal(told[0][0][2].action_head.weight, told[1][0][2].action_head.weight)  # type: ignore[arg-type,union-attr]
+
+
+def test_a_size_whose_turn_did_not_come_is_ranked_by_its_last_screening(monkeypatch: pytest.MonkeyPatch) -> None:
+    screened: list[list[float | None]] = []
+    screen = Race.screen
+
+    def second_in_vain(self: Race, runners: Any) -> list[Standing | None]:
+        found: list[Standing | None] = screen(self, runners) if not screened else [None] * len(runners)
+        screened.append([None if s is None else s.kept.value for s in found])
+        return found
+
+    monkeypatch.setattr(Race, "screen", second_in_vain)
+    one = found("CartPole-v1", **HARD, cycles=2, sizes=("4",), on_look=lambda look: None)
+    first = screened[0]
+    assert len(screened) == 2 and len(first) == 2 and first[0] != first[1]
+    [size] = one.candidates
+    assert size.seed == int(np.argmax([v or 0.0 for v in first])) and size.cycles == 2
+
+
+@pytest.mark.parametrize(("method", "teacher_acts"), [("dagger", True), ("student", False)])
+def test_who_acts_first(method: Any, teacher_acts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    betas: list[float] = []
+    collect = Collector.collect
+
+    def watched(self: Collector, steps: int, actor: Any = None, beta: Any = 1.0) -> Any:
+        betas.append(1.0 if actor is None else beta)
+        return collect(self, steps, actor, beta)
+
+    monkeypatch.setattr(Collector, "collect", watched)
+    found(sizes=("linear",), cycles=1, steps=256, method=method)
+    assert (betas[0] == 1.0) is teacher_acts
+
+
 def test_a_guard_on_time_still_reports() -> None:
     late = found(cycles=3, max_seconds=1e-9, sizes=("linear",))
     assert late.best.stopped_by == "time" and late.candidates[0].score.episodes >= 100
 
 
 def test_trees_alone() -> None:
-    only = found(sizes=("tree:4",), cycles=1)
+    ticks: list[FrontierTick] = []
+    only = found(sizes=("tree:4",), cycles=1, on_tick=ticks.append)
+    assert len(ticks) > 1 and all(tick.learner is None for tick in ticks)
+    [(size, seed, policy)] = ticks[0].students()
+    assert (size, seed) == ("tree:4", 0) and isinstance(policy, Tree)
     assert isinstance(only.policy, Tree) and only.candidates[0].policy.acting_parameters <= 2 * 3 + 4 * 2
     assert only.best.updates == 0 and only.best.env_steps >= 2048
 
 
 def test_everybody_takes_turns() -> None:
-    ticks: list[Tick] = []
+    ticks: list[FrontierTick] = []
     acted: list[int] = []
     teacher = Balancer()
     answer = students.Cohort.answer
@@ -143,6 +190,7 @@ def test_the_ladder_goes_up_to_the_teacher() -> None:
     assert [r.name for r in rungs_of(small)][-1] == "8"
     # What is asked for is tried, however large, and once.
     assert [r.name for r in rungs_of(small, ("64,64", "linear", "64,64"))] == ["linear", "64,64"]
+    assert [r.name for r in rungs_of(small, ("08", "8", "16 16", "16,16", "tree:4", "tree:04"))].count("8") == 1
     params = {r.name: r.params for r in rungs_of(teacher)}
     assert params["linear"] == 4 * 2 + 2 and params["4"] == 5 * 4 + 5 * 2  # by hand
     assert params["tree:8"] == 2 * 7 + 8 * 2

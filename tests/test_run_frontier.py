@@ -131,11 +131,12 @@ def test_sizes_are_file_names(size: str, wanted: str) -> None:
     assert place(size, 3) == f"{wanted}/seed-3"
 
 
-def test_a_stopped_frontier_keeps_what_its_cohort_knows(tmp_path: Path) -> None:
+def test_a_stopped_frontier_keeps_everybody(tmp_path: Path) -> None:
     cohort = Cohort([network((), 0), network((), 1), network((8, 8), 0)])
     assert sizes_in(cohort) == [("linear", 2), ("8,8", 1)]
+    everybody = [("linear", 0, cohort.member(0)), ("linear", 1, cohort.member(1)), ("8,8", 0, cohort.member(2))]
     with Run.create(tmp_path / "r", config={}, command="") as run:
-        assert run.save_unmeasured(cohort) == tmp_path / "r/students"
+        assert run.save_unmeasured(everybody) == tmp_path / "r/students"
     found = {p.parent.relative_to(tmp_path / "r").as_posix() for p in tmp_path.rglob("student.json")}
     assert found == {"students/linear/so-far-0", "students/linear/so-far-1", "students/8x8/so-far-0"}
     one = load_student(tmp_path / "r/students/linear/so-far-1")

@@ -15,7 +15,7 @@ from policykd.frontier.ladder import ladder
 from policykd.frontier.school import School
 from policykd.home import recipe_for
 from policykd.load import load_teacher
-from policykd.news import FrontierLook, Tick
+from policykd.news import FrontierLook, FrontierTick
 from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.report import FrontierReport
@@ -28,7 +28,7 @@ def frontier(
     env: str | Path | Recipe | Callable[..., gym.Env] | None = None,
     *,
     config: FrontierConfig | None = None,
-    on_tick: Callable[[Tick], None] | None = None,
+    on_tick: Callable[[FrontierTick], None] | None = None,
     on_look: Callable[[FrontierLook], None] | None = None,
     **changes: Any,
 ) -> FrontierReport:

@@ -33,7 +33,7 @@ def ladder(teacher: Policy, sizes: Sequence[str] = ()) -> list[Rung]:
     """The sizes to try, smallest first.
 
     Args:
-        teacher: nobody is larger than it, but for sizes that are asked for.
+        teacher: nobody is larger than it, but for sizes that are asked for; nor than 128,128.
         sizes: as people type them; none for the default ladder, which has a tree where scikit-learn is there.
 
     Raises:
@@ -48,8 +48,7 @@ def ladder(teacher: Policy, sizes: Sequence[str] = ()) -> list[Rung]:
         )
     names = list(dict.fromkeys(sizes)) or [n for n in _LADDER if ":" not in n or find_spec("sklearn") is not None]
     rungs = []
-    for name in names:
-        size = parse_size(name)
+    for size in dict.fromkeys(map(parse_size, names)):  # "8" and "08" are one size
         if isinstance(size, int):
             most = 2 * (size - 1) + size * teacher.spec.action_width
             rungs.append(Rung(f"tree:{size}", None, size, most))

@@ -15,11 +15,11 @@ from policykd.config import FrontierConfig
 from policykd.datasets import Ring
 from policykd.evaluation import Kept, compare_on
 from policykd.frontier.ladder import Rung
-from policykd.frontier.pupil import Pupil, latency
+from policykd.frontier.pupil import Pupil, best, cull, latency
 from policykd.home import WARM_UP, first_steps, width
 from policykd.learner import Learner
 from policykd.losses.defaults import default_objective
-from policykd.news import FrontierLook, Tick
+from policykd.news import FrontierLook, FrontierTick
 from policykd.policy import Policy
 from policykd.prediction import Origin, Progress, Update
 from policykd.race import Race, Runner, Standing, first
@@ -49,7 +49,7 @@ class School:
         config: FrontierConfig,
         rungs: Sequence[Rung],
         clock: Clock,
-        on_tick: Callable[[Tick], None] | None,
+        on_tick: Callable[[FrontierTick], None] | None,
         on_look: Callable[[FrontierLook], None] | None,
     ) -> None:
         self.teacher, self.recipe, self.config, self.rungs, self.clock = teacher, recipe, config, rungs, clock
@@ -67,14 +67,15 @@ class School:
                 envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=bool(self.trees)
             )
             self.memory = Ring(config.memory, seed=config.seed, extra=False)
-            warm_up = self.collector.collect(-(-min(WARM_UP, self.steps) // envs.num_envs))
+            made = [self._student(p) for p in self.nets]
+            who = (Panel([Cohort(made)]), 0.0) if made and config.method == "student" else (None, 1.0)
+            warm_up = self.collector.collect(-(-min(WARM_UP, self.steps) // envs.num_envs), *who)
             self.memory.add(warm_up.batch)
             self.env_steps = warm_up.steps
         self.learner: Learner | None = None
         with clock.phase("learn"):
             if self.nets:
                 objective = default_objective(teacher.spec, warm_up.batch.target, with_value=False, value_weight=0.0)
-                made = [self._student(p) for p in self.nets]
                 for student in made:
                     students.adopt_scales(student, teacher, warm_up.batch)
                 self.learner = Learner(
@@ -111,6 +112,18 @@ class School:
     def _live(self, pupils: Sequence[Pupil]) -> list[Pupil]:
         return [p for p in pupils if p.live]
 
+    def students(self) -> list[tuple[str, int, Policy]]:
+        """Size, seed and policy of everybody as they are now."""
+        cohort = None if self.learner is None else self.learner.averaged
+        now = dict(zip(map(id, self._live(self.nets)), range(len(self.nets)), strict=False))
+        found: list[tuple[str, int, Policy]] = []
+        for pupil in (*self.nets, *self.trees):
+            member = cohort.member(now[id(pupil)]) if isinstance(cohort, Cohort) and id(pupil) in now else None
+            policy = member or pupil.policy or pupil.best
+            if policy is not None:
+                found.append((self.rungs[pupil.rung].name, pupil.seed, policy))
+        return found
+
     def _actor(self) -> Panel:
         """Those who still learn, as they act."""
         nets = [self.learner.averaged] if self.learner is not None else []
@@ -135,8 +148,8 @@ class School:
         for update in self._updates(steps, done, beta):
             if update.progress.env_steps != self.env_steps:
                 self.env_steps = update.progress.env_steps
-                if self.on_tick is not None and self.learner is not None:
-                    self.on_tick(Tick(update, self.learner, self.collector, self.memory, total))
+                if self.on_tick is not None:
+                    self.on_tick(FrontierTick(update, self.learner, self.collector, self.memory, total, self.students))
                 if refits and self.env_steps >= refits[0]:
                     refits = [at for at in refits if at > self.env_steps]
                     self._fit()
@@ -183,7 +196,9 @@ class School:
             if standing is None or pupil.standing is None or (standing.kept.value or 0.0) >= pupil.value:
                 if isinstance(cohort, Cohort) and i < len(nets):
                     pupil.policy = cohort.member(i)
-                pupil.best, pupil.standing = pupil.policy, standing
+                pupil.best = pupil.policy
+                # Whose turn did not come has learnt more since it was last measured, and is ranked by that.
+                pupil.standing = standing or pupil.standing
         updates = 0 if self.learner is None else self.learner.updates
         self.history += [
             {
@@ -204,28 +219,9 @@ class School:
             self.on_look(FrontierLook(self.env_steps, updates, tuple(rows), teacher, random))
 
     def _drop(self) -> bool:
-        """Let those go who cannot win any more; whether anybody stays.
-
-        Sizes beyond one that has reached the middle between the target and its teacher need not win, and nor does that
-        size learn more. Everybody else goes by intervals only, never on a point estimate: a student whose interval lies
-        below that of a sibling of its size, and of the worse half of the sizes those whose best student's interval lies
-        below the target and below those of the better half.
-        """
+        """Let those go who cannot win any more; whether anybody stays."""
         pupils = [*self.nets, *self.trees]
-        by_rung = {i: [p for p in pupils if p.rung == i] for i in range(len(self.rungs))}
-        best = {i: max(group, key=lambda p: p.value) for i, group in by_rung.items()}
-        done = [i for i, p in best.items() if p.standing is not None and self.race.enough(p.standing)]
-        met = min(done, default=len(self.rungs))
-        for pupil in pupils:
-            surest = max(p.low for p in by_rung[pupil.rung])
-            pupil.live = pupil.live and pupil.rung < met and pupil.high >= surest
-        racing = sorted({p.rung for p in pupils if p.live} | set(done), key=lambda i: -best[i].value)
-        better, worse = racing[: -(-len(racing) // 2)], racing[-(-len(racing) // 2) :]
-        bar = min((best[i].low for i in better), default=float("-inf"))
-        for i in worse:
-            if best[i].high < min(bar, self.config.target):
-                for pupil in by_rung[i]:
-                    pupil.live = False
+        cull(pupils, self.config.target, self.race.enough)
         if self.learner is not None:
             assert isinstance(self.learner.student, Cohort)
             were = [p for p in self.nets if p.cycles == max(q.cycles for q in self.nets)]
@@ -237,7 +233,7 @@ class School:
         """Every size's best student, measured beside its teacher on episodes that chose nothing."""
         self.collector.envs.close()
         pupils = [p for p in (*self.nets, *self.trees) if p.best is not None]
-        chosen = [max((p for p in pupils if p.rung == i), key=lambda p: p.value) for i in {p.rung for p in pupils}]
+        chosen = [best([p for p in pupils if p.rung == i]) for i in {p.rung for p in pupils}]
         chosen.sort(key=lambda p: p.at_best.acting_parameters)
         standings, proven = self.race.decide([Runner(i, p.at_best) for i, p in enumerate(chosen)], keep=_KEEP)
         with self.clock.phase("evaluate"):
@@ -252,7 +248,7 @@ class School:
             if score.obs is not None:
                 kept = compare_on(score.obs, policy, self.teacher, score.masks)
         teacher, random = self.race.references(REPORT)
-        best = Report(
+        report = Report(
             kind="frontier",
             env_id=self.recipe.env_id,
             method=self.config.method,
@@ -273,7 +269,7 @@ class School:
             policy=policy,
         )
         name = None if proven is None else candidates[proven].name
-        return FrontierReport(best, self.config.target, name, tuple(candidates), self.race.level)
+        return FrontierReport(report, self.config.target, name, tuple(candidates), self.race.level)
 
     def _candidate(self, pupil: Pupil, standing: Standing, siblings: Sequence[Pupil]) -> Candidate:
         policy = pupil.at_best

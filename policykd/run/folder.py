@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,11 @@ from policykd.report import FrontierReport, MultiReport, Report, versions
 from policykd.run import picture
 from policykd.run.charts import Charts
 from policykd.run.place import check_vacant, file_hash, read_json, to_json
-from policykd.run.sizes import save_cohort, save_sizes
+from policykd.run.sizes import save_sizes, save_unmeasured
 from policykd.run.state import pack, unpack
 from policykd.run.tasks import conclude_tasks, save_tasks
 from policykd.run.via import conclude_via
-from policykd.students import Cohort, MultiTask, Student, Tree
+from policykd.students import MultiTask, Student, Tree
 
 __all__ = ["Run"]
 
@@ -172,11 +172,14 @@ class Run:
         students.save(student, self.folder / "student")
         return self.folder / "student"
 
-    def save_unmeasured(self, policy: Policy) -> Path:
-        """Write students of a frontier that was stopped into ``students/<size>/so-far-<n>/``; returns ``students/``."""
+    def save_unmeasured(self, found: Iterable[tuple[str, int, Policy]]) -> Path:
+        """Write students (size, seed, policy) of a frontier that was stopped into ``students/<size>/so-far-<seed>/``.
+
+        Returns:
+            ``students/``.
+        """
         self._news = True
-        if isinstance(policy, Cohort):
-            save_cohort(policy, self.folder)
+        save_unmeasured(found, self.folder)
         return self.folder / "students"
 
     def finish(

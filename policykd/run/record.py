@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from policykd.evaluation import Kept, compare_on
-from policykd.news import FrontierLook, Look, Tick
+from policykd.news import FrontierLook, FrontierTick, Look, Tick
 from policykd.reinforced import acting
 from policykd.report import Stage
 from policykd.run.folder import Run
@@ -37,7 +37,7 @@ class Due:
     def __init__(self) -> None:
         self._at = 0
 
-    def now(self, tick: Tick) -> bool:
+    def now(self, tick: Tick | FrontierTick) -> bool:
         """Whether this one is let through."""
         steps = tick.update.progress.env_steps
         if steps < self._at:
@@ -46,7 +46,7 @@ class Due:
         return True
 
 
-def progress(tick: Tick, began: float) -> dict[str, float | None]:
+def progress(tick: Tick | FrontierTick, began: float) -> dict[str, float | None]:
     """What every kind of training tells alike."""
     return {
         "rollout/ep_rew_mean": tick.collector.recent_return,
@@ -125,7 +125,7 @@ def record_via(run: Run) -> tuple[Callable[[Tick], None], Callable[[Look], None]
     return on_tick, on_look, on_stage
 
 
-def record_frontier(run: Run) -> tuple[Callable[[Tick], None], Callable[[FrontierLook], None]]:
+def record_frontier(run: Run) -> tuple[Callable[[FrontierTick], None], Callable[[FrontierLook], None]]:
     """``(on_tick, on_look)`` for ``frontier``: a series a size, beside its students; what all share in ``frontier``.
 
     >>> on_tick, on_look = record_frontier(run)                                                # doctest: +SKIP
@@ -133,12 +133,12 @@ def record_frontier(run: Run) -> tuple[Callable[[Tick], None], Callable[[Frontie
     """
     began, due = time.perf_counter(), Due()
 
-    def on_tick(tick: Tick) -> None:
+    def on_tick(tick: FrontierTick) -> None:
         if not due.now(tick):
             return
         steps = tick.update.progress.env_steps
         run.scalars(steps, progress(tick, began), "frontier")
-        if isinstance(tick.learner.student, Cohort):
+        if tick.learner is not None and isinstance(tick.learner.student, Cohort):
             for size, loss in _loss_by_size(tick.learner.student, tick.update.loss).items():
                 run.scalars(steps, {"train/loss": loss}, place(size))
 

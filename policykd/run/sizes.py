@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from policykd.policy import Policy
 from policykd.report import FrontierReport
 from policykd.students import Cohort, Student, Tree
 
-__all__ = ["place", "pretend_distilled", "save_cohort", "save_sizes", "sizes_in"]
+__all__ = ["place", "pretend_distilled", "save_sizes", "save_unmeasured", "sizes_in"]
 
 
 def place(size: str, seed: int | None = None) -> str:
@@ -51,15 +51,10 @@ def _save(policy: Policy, folder: Path) -> str | None:
     return str(folder)
 
 
-def save_cohort(cohort: Cohort, folder: Path) -> list[Path]:
-    """Save students that have not been measured yet: ``students/16x16/so-far-0`` and so on.
-
-    Who was dropped before is not known here, so that a number is no seed.
-    """
-    made = [folder / place(size) / f"so-far-{i}" for size, members in sizes_in(cohort) for i in range(members)]
-    for i, path in enumerate(made):
-        students.save(cohort.member(i), path)
-    return made
+def save_unmeasured(found: Iterable[tuple[str, int, Policy]], folder: Path) -> list[Path]:
+    """Save students (size, seed, policy) that have not been measured: ``students/16x16/so-far-0`` and so on."""
+    made = [(policy, folder / place(size) / f"so-far-{seed}") for size, seed, policy in found]
+    return [path for policy, path in made if _save(policy, path) is not None]
 
 
 def pretend_distilled(report: Mapping[str, Any], size: str | None, folder: Path) -> tuple[dict[str, Any], Path]:

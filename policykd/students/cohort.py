@@ -27,11 +27,12 @@ class _Stack(nn.Module):
         super().__init__()
         first = students[0]
         self.shape, self.members, self.spec = first.shape, len(students), first.spec
-        self.names = [name for name, p in first.named_parameters() if p.requires_grad]
+        trained = {name: p.requires_grad for name, p in first.named_parameters()}
+        self.names = list(trained)
         every = [dict(s.named_parameters()) for s in students]
         for name in self.names:
             stacked = torch.stack([own[name].detach() for own in every])
-            self.register_parameter(name.replace(".", "_"), nn.Parameter(stacked))
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(stacked, trained[name]))
 
         torso = [n.removesuffix(".weight") for n in self.names if n.startswith("torso.") and n.endswith(".weight")]
         heads = [n for n in ("action_head", "log_std") if f"{n}.weight" in self.names]
@@ -71,8 +72,8 @@ class Cohort(Many):
         students: alike in spec and normaliser, those of one shape side by side. They are copied.
 
     Raises:
-        UsageError: ``cohort.students`` for students that differ in more than shape and weights, that have a value head,
-            or that read images by convolution.
+        UsageError: ``cohort.students`` for students that differ in more than shape and weights (some layers of one
+            shape frozen in one of them only), that have a value head, or that read images by convolution.
     """
 
     def __init__(self, students: Sequence[Student]) -> None:
@@ -84,6 +85,8 @@ class Cohort(Many):
             _check(student, first)
         self._pattern = [copy.deepcopy(s).requires_grad_(False) for s in students]
         groups = [list(group) for _, group in groupby(students, key=lambda s: s.shape)]
+        for group in groups:
+            _check_frozen(group)
         self.stacks = nn.ModuleList(_Stack(group) for group in groups)
         self.normaliser = copy.deepcopy(first.normaliser)
 
@@ -152,7 +155,10 @@ class Cohort(Many):
         first = 0
         for stack in self._stacks():
             if i < first + stack.members:
-                student = copy.deepcopy(self._pattern[i]).requires_grad_(True)
+                student = copy.deepcopy(self._pattern[i])
+                trained = {name: w.requires_grad for name, w in stack.named().items()}
+                for name, p in student.named_parameters():
+                    p.requires_grad_(trained[name])
                 own = {name: w[i - first].detach().clone() for name, w in stack.named().items()}
                 student.load_state_dict({**student.state_dict(), **own})
                 return student
@@ -164,16 +170,23 @@ class Cohort(Many):
         return Cohort([self.member(i) for i in members])
 
 
-def _check(student: Student, first: Student) -> None:
-    def refuse(found: str, expected: str) -> UsageError:
-        return UsageError("cohort.students", found, expected, "distil it alone")
+def _refusal(found: str, expected: str) -> UsageError:
+    return UsageError("cohort.students", found, expected, "distil it alone")
 
+
+def _check_frozen(group: Sequence[Student]) -> None:
+    trained = {tuple(p.requires_grad for p in student.parameters()) for student in group}
+    if len(trained) > 1:
+        raise _refusal("students of one shape with different frozen layers", "the same layers trained in all of them")
+
+
+def _check(student: Student, first: Student) -> None:
     if student.value_head is not None:
-        raise refuse("a student with a value head", "students that only act")
+        raise _refusal("a student with a value head", "students that only act")
     if student.shape.channels:
-        raise refuse("a student that reads images by convolution", "fully connected students")
+        raise _refusal("a student that reads images by convolution", "fully connected students")
     if student.spec != first.spec or student.shape.clip_mean != first.shape.clip_mean:
-        raise refuse("students of different specs", "the same spaces and family")
+        raise _refusal("students of different specs", "the same spaces and family")
     a, b = ({} if s.normaliser is None else s.normaliser.state_dict() for s in (student, first))
     if a.keys() != b.keys() or not all(torch.equal(a[k], b[k]) for k in a):
-        raise refuse("students with different normalisers", "the same one (students.adopt_scales on the same rows)")
+        raise _refusal("students with different normalisers", "the same one (students.adopt_scales on the same rows)")

@@ -148,6 +148,11 @@ def distribution_of(spec: Spec, out: Tensor, log_std: Tensor | None, clip_mean: 
             return Deterministic(torch.tanh(out))
 
 
+def _listened(module: nn.Module) -> bool:
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 @final
 class Student(Policy):
     """A small policy that can be trained, saved and shipped.
@@ -239,9 +244,17 @@ class Student(Policy):
             return torch.cat(parts, -1)
         return self.encoders[0](seen)
 
+    def is_plain(self, *heads: nn.Linear) -> bool:
+        """Whether the layers compute what the shape says, and nobody listens to one of them."""
+        kinds = (nn.Linear, ACTIVATIONS[self.shape.activation])
+        for i, module in enumerate(self.torso):
+            if type(module).forward is not kinds[i % 2].forward or _listened(module):
+                return False
+        return not any(type(head).forward is not nn.Linear.forward or _listened(head) for head in heads)
+
     def _network(self, x: Tensor, heads: list[nn.Linear]) -> tuple[Tensor, ...]:
         """What the heads read, and what each says."""
-        if any(module._forward_hooks or module._forward_pre_hooks for module in (*self.torso, *heads)):
+        if not self.is_plain(*heads):
             torso = self.torso(x)  # whoever listens to single layers hears them
             return torso, *(head(torso) for head in heads)
         inner = [(m.weight, m.bias) for m in self.torso if isinstance(m, nn.Linear)]

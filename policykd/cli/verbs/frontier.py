@@ -17,7 +17,7 @@ from policykd.cli.teaching import plan, show_plan, spent, waited, where
 from policykd.errors import MissingExtraError
 from policykd.frontier import frontier
 from policykd.frontier.ladder import Rung, ladder
-from policykd.news import FrontierLook, Tick
+from policykd.news import FrontierLook, FrontierTick
 from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.run import Run, check_vacant, record_frontier
@@ -55,11 +55,11 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
 
     with Run.create(folder, config=settings(args), command=screen.command) as run:
         chart_tick, chart_look = record_frontier(run)
-        newest: Tick | None = None
+        newest: FrontierTick | None = None
 
         with screen.progress("frontier") as report_progress:
 
-            def on_tick(tick: Tick) -> None:
+            def on_tick(tick: FrontierTick) -> None:
                 nonlocal newest
                 newest = tick
                 chart_tick(tick)
@@ -96,11 +96,11 @@ def _looked(look: FrontierLook) -> str:
     return " · ".join(f"{size} {kept:.2f}" for size, kept in best.items())
 
 
-def _saved(run: Run, newest: Tick | None) -> str:
+def _saved(run: Run, newest: FrontierTick | None) -> str:
     """Keep what was learnt when a person has had enough; what to say about it."""
     if newest is None:
         return "nothing was learnt yet"
-    place = run.save_unmeasured(newest.learner.averaged)
+    place = run.save_unmeasured(newest.students())
     return f"after {newest.update.progress.env_steps:,} steps; the students so far, unmeasured: {place}"
 
 
