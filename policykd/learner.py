@@ -18,9 +18,10 @@ from policykd.losses import Objective, PairLoss, Weighted, as_objective
 from policykd.losses.adversarial import Opponents
 from policykd.optimizer import Adam, Flat
 from policykd.policy import Blocks, Many, Policy, Taught
-from policykd.prediction import Batch, Progress, Update
+from policykd.prediction import Batch, Prediction, Progress, Update
 from policykd.reduction import blanked, reduce_rows
 from policykd.shortcut import Reduced, Shortcut
+from policykd.straight import Straight
 
 __all__ = ["Learner", "Schedule"]
 
@@ -100,7 +101,9 @@ class Learner(Generic[S]):
             trained = [(1, [*trained[0][1], *losses])]  # one norm over both
         self._flat = Flat(trained)
         self._optimizer = Adam(self._flat)
-        self._shortcut = Shortcut.of(student, self.objective)
+        self._layers = Straight.of(student)
+        family = student.spec.family if isinstance(student, Policy) else None
+        self._shortcut = None if family is None else Shortcut.of(self._layers, family, self.objective)
         self.updates = 0
         self._last: Mapping[str, Tensor] = {}
         self.adversary_loss: Tensor | None = None
@@ -145,10 +148,14 @@ class Learner(Generic[S]):
         parts: list[Tensor] = []
         if self._opponents:
             self._opponents.forget()
+        straight: Prediction | None = None
         for one in (batch,) if isinstance(batch, Batch) else batch:
             rows = one if one.mask is None else blanked(one, one.mask)
+            if self._layers is not None and isinstance(batch, Batch):
+                straight = self._layers.read(rows.obs)
+            said = self.student.read(rows) if straight is None else straight
             with self._opponents.hearing(rows) if self._opponents else nullcontext():
-                found = self.objective.terms(self.student.read(rows), rows, progress)
+                found = self.objective.terms(said, rows, progress)
             for name, term in found.items():
                 reduced = reduce_rows(term.rows, rows.weight, rows.mask, members=self._many)
                 plain = isinstance(term.weight, float) and term.weight == 1
@@ -158,6 +165,8 @@ class Learner(Generic[S]):
         loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
         if loss.requires_grad:  # with every weight at 0 there is no term
             (loss.sum() if self._many else loss).backward()
+            if self._layers is not None and straight is not None:
+                self._layers.back()
         return loss.detach(), terms, weights
 
     @torch.no_grad()
@@ -170,7 +179,7 @@ class Learner(Generic[S]):
                 block.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_max_(1.0))
         if isinstance(self.student, Many):
             return torch.cat(norms).squeeze(1)[: self.student.members]
-        return norms[0][0, 0]
+        return norms[0].view(())
 
     def _follow(self) -> None:
         if self.average is None or self._flat_average is None:

@@ -28,7 +28,7 @@ def reduce_rows(rows: Tensor, weight: Tensor | None, mask: Tensor | None, *, mem
         rows = rows * weight
     if mask is not None:
         rows = torch.where(mask.bool(), rows, 0.0)
-    flat = rows.flatten(1) if members else rows.reshape(-1)
+    flat = rows.flatten(1) if members else rows if rows.dim() == 1 else rows.reshape(-1)
     return flat.mean(-1) if mask is None else flat.sum(-1) / mask.sum().clamp_min(1)
 
 

@@ -55,7 +55,12 @@ class _Stack(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Encoded rows ``[b, width]`` to outputs and, of normal families, log_std: ``[members, b, a]`` each."""
         inner, outer = self.layers()
-        _, out, *spread = network(x, inner, ACTIVATIONS[self.shape.activation], outer)
+        _, *outs = network(x, inner, ACTIVATIONS[self.shape.activation], outer)
+        return self.says(outs)
+
+    def says(self, outs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Outputs and log_std, from what the heads say."""
+        out, *spread = outs
         if self._one_spread:
             spread = [self.get_parameter("log_std").unsqueeze(1).expand_as(out)]
         return out, spread[0] if spread else None
@@ -118,6 +123,11 @@ class Cohort(Many):
         said = [stack(x) for stack in self._stacks()]
         return self._said([out for out, _ in said], [spread for _, spread in said])
 
+    def says(self, outs: Sequence[Sequence[Tensor]]) -> Prediction:
+        """The Prediction that outputs of each shape's heads stand for."""
+        said = [stack.says(own) for stack, own in zip(self._stacks(), outs, strict=True)]
+        return self._said([out for out, _ in said], [spread for _, spread in said])
+
     def answer(self, obs: Obs, who: Tensor) -> Prediction:
         """What member ``who[i]`` says about row i: leading dimensions ``[n]``."""
         x = self._encode(obs)
@@ -142,9 +152,9 @@ class Cohort(Many):
         """The shapes, in the members' order."""
         return [stack.shape for stack in self._stacks()]
 
-    def layers(self) -> list[Layers]:
-        """Of each shape, weight and bias of its layers and then of its heads, a first dimension of members before."""
-        return [[*inner, *outer] for inner, outer in (stack.layers() for stack in self._stacks())]
+    def layers(self) -> list[tuple[Layers, Layers]]:
+        """Of each shape, weight and bias of its layers, and of its heads, a first dimension of members before each."""
+        return [stack.layers() for stack in self._stacks()]
 
     def blocks(self) -> Blocks:
         """One block a shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -223,10 +224,17 @@ class Student(Policy):
 
     def forward(self, obs: Obs, state: Any = None, start: Tensor | None = None, *, values: bool = True) -> Prediction:
         """Prediction for raw observations ``[*b, ...]``; ``features["torso"]`` is ``[*b, hidden[-1]]``."""
-        heads = [self.action_head, *([self.log_std] if isinstance(self.log_std, nn.Linear) else [])]
-        if values and self.value_head is not None:
-            heads.append(self.value_head)
-        torso, out, *more = self._network(self.encode(obs), heads)
+        torso, *outs = self._network(self.encode(obs), self.heads(values=values))
+        return self.says(torso, outs, values=values)
+
+    def heads(self, *, values: bool = True) -> list[nn.Linear]:
+        """The linear layers on the torso: of actions, of their spread, of the value."""
+        found = [self.action_head, self.log_std, self.value_head if values else None]
+        return [head for head in found if isinstance(head, nn.Linear)]
+
+    def says(self, torso: Tensor, outs: Sequence[Tensor], *, values: bool = True) -> Prediction:
+        """The Prediction that outputs of ``heads`` on ``torso`` stand for."""
+        out, *more = outs
         spread = more.pop(0) if isinstance(self.log_std, nn.Linear) else self.log_std
         dist = distribution_of(self.spec, out, spread, self.shape.clip_mean)
         if not values:

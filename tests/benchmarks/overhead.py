@@ -74,8 +74,11 @@ class ByHand(nn.Module):
         return self.net(((obs - self.mean) / self.std).clamp(-10.0, 10.0))
 
 
-def by_hand(extras: bool, spec: Spec = SPEC) -> Callable[[], Tensor]:
-    """A step of the loop by hand; with ``extras`` the gradient is clipped and an average kept."""
+def by_hand(extras: bool, spec: Spec = SPEC, *, own: bool = False) -> Callable[[], Tensor]:
+    """A step of the loop by hand; with ``extras`` the gradient is clipped and an average kept.
+
+    ``own`` takes the user's way to write the loss (``users_kl``), the same operations, in place of torch's.
+    """
     net, (obs, said) = ByHand(student(spec)), data(ROWS)
     log_std = nn.Parameter(torch.zeros(4))
     parameters = [*net.parameters(), *([log_std] if spec is ARM else [])]
@@ -86,13 +89,17 @@ def by_hand(extras: bool, spec: Spec = SPEC) -> Callable[[], Tensor]:
         log_p = F.log_softmax(said, -1)
         return F.kl_div(F.log_softmax(net(obs), -1), log_p, reduction="batchmean", log_target=True)
 
+    def own_kl() -> Tensor:
+        log_p, log_q = F.log_softmax(said, -1), F.log_softmax(net(obs), -1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
     def distance() -> Tensor:
         mean = net(obs)
         error = torch.where(said >= 1.0, (mean - 1.0).clamp(max=0.0), mean - said)
         error = torch.where(said <= -1.0, (mean + 1.0).clamp(min=0.0), error)
         return (error.square() + (log_std.exp() - _STD).square()).sum(-1).mean()
 
-    loss_of = distance if spec is ARM else forward_kl
+    loss_of = distance if spec is ARM else own_kl if own else forward_kl
 
     def step() -> Tensor:
         adam.zero_grad(set_to_none=True)
@@ -171,8 +178,9 @@ def steps(rounds: int) -> None:
     arm = dict(spec=ARM)
     compare("Learner.step, Gaussian actions, neither", ours(False, **arm), by_hand(False, **arm), rounds, "1.15")
     compare("Learner.step, Gaussian actions, both", ours(True, **arm), by_hand(True, **arm), rounds, "1.15")
-    compare("Learner.step of a user's own loss, neither", ours(False, users_kl), by_hand(False), rounds, "-")
-    compare("Learner.step of a user's own loss, both", ours(True, users_kl), by_hand(True), rounds, "-")
+    own = dict(own=True)
+    compare("Learner.step, a user's own loss, neither", ours(False, users_kl), by_hand(False, **own), rounds, "1.15")
+    compare("Learner.step, a user's own loss, both", ours(True, users_kl), by_hand(True, **own), rounds, "1.15")
 
 
 def acting(rounds: int) -> None:
