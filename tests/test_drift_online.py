@@ -15,7 +15,6 @@ from torch import Tensor
 from policykd import recipe, students
 from policykd.distributions import Categorical
 from policykd.evaluation import evaluate
-from policykd.losses import forward_kl
 from policykd.online import OnlineDistiller, Watch
 from policykd.policy import Policy
 from policykd.prediction import Obs, Prediction, Spec
@@ -54,30 +53,29 @@ def test_the_student_learns_rests_and_learns_anew() -> None:
     env = WORLD["make"](privileged=False, physics=BEFORE, then=AFTER, change=CHANGE)
     spec = Spec(env.observation_space, env.action_space, "categorical")
     how: dict[str, Any] = {"rows_per_update": 5, "learning_rate": 1e-2, "warm_up": 200, "publish_every": 10}
-    online = OnlineDistiller(students.mlp(spec, (16,)), teacher, **how)
-    watch, looked, frozen, alarms, taught = Watch(low=0.02, patience=20), [], None, [], 0
+    watch = Watch(low=0.02, patience=20)
+    online = OnlineDistiller(students.mlp(spec, (16,)), teacher, watch=watch, rest_every=2, **how)
+    frozen, alarms, taught = None, [], 0
     obs, info = env.reset(seed=0)
     for step in range(STEPS):
+        was = online.status
         if step == CHANGE:
             frozen = copy.deepcopy(online.published.policy)
-            assert not watch.learning
-        if watch.learning:
-            online.observe(obs, teacher_obs=info["teacher_obs"])
-            online.update()
-        taught += watch.learning
-        if step % 2 == 0:
-            looked.append((obs, info["teacher_obs"]))
-        if len(looked) == 25:
-            seen, shown = (torch.as_tensor(np.stack(column)) for column in zip(*looked, strict=True))
-            looked.clear()
-            was = watch
-            watch = watch.see(float(forward_kl(online.published.policy.label(seen), teacher.label(shown)).mean()))
-            if watch.alarms > was.alarms:
-                alarms.append(step)
-                online = OnlineDistiller(online.student, teacher, **how)
+            assert not was.learning
+        taught += was.learning
+        online.observe(obs, teacher_obs=info["teacher_obs"])
+        online.update()
+        now = online.status
+        if now.alarms > was.alarms:
+            alarms.append(step)
+            assert now.remembered <= 64 and now.updates == was.updates, "it begins anew"
+        elif not now.learning:
+            assert now.updates == was.updates or was.learning
         obs, _, terminated, truncated, info = env.step(online.act(obs))
         if terminated or truncated:
             obs, info = env.reset()
+    status = online.status
+    assert status.observed == STEPS == status.asked + status.skipped + status.waiting
     assert [CHANGE < step <= CHANGE + 500 for step in alarms] == [True]
     assert taught < STEPS - 1_000
     for physics in (BEFORE, AFTER):

@@ -130,7 +130,7 @@ def test_what_was_seen_is_copied() -> None:
         online.observe(obs)
     obs[:] = 99.0
     online.update()
-    assert sorted(set(online._memory.sample(100).obs[:, 0].tolist())) == [0, 1, 2, 3]  # type: ignore[union-attr,index]
+    assert sorted(set(online._lessons.memory.sample(100).obs[:, 0].tolist())) == [0, 1, 2, 3]  # type: ignore[union-attr,index]
 
 
 def test_returns_by_hand() -> None:
@@ -158,7 +158,7 @@ def test_agreement_is_told_before_a_row_is_learnt_from() -> None:
     p, q = torch.softmax(torch.tensor([0.0, 2.0]), 0), torch.softmax(torch.tensor([3.0, 0.0]), 0)
     assert online.status.agreement == 0 and online.status.updates == 2
     assert online.status.divergence == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)
-    update = fed(online, 400, 8).update() or online.learner.step(online._memory.sample(4))  # type: ignore[union-attr]
+    update = fed(online, 400, 8).update() or online.learner.step(online._lessons.memory.sample(4))  # type: ignore[union-attr]
     assert online.status.agreement == 0, "what acts has not been published anew"
     online.publish()
     fed(online, 1_000, 408)
@@ -201,7 +201,7 @@ def test_a_privileged_teacher_sees_more() -> None:
     for i in range(40):
         online.observe(seen(i), teacher_obs=np.append(seen(i), np.float32(i)))
         online.update()
-    rows = online._memory.sample(100)
+    rows = online._lessons.memory.sample(100)
     told = rows.target.dist.logits[:, 0].long()  # type: ignore[union-attr]
     assert torch.equal(rows.obs, torch.from_numpy(np.stack([seen(int(i)) for i in told])))  # type: ignore[arg-type]
 
@@ -403,7 +403,7 @@ def test_a_reservoir_refuses_other_columns_and_leaves_masked_rows_out() -> None:
 def test_a_memory_by_name_is_bounded(name: str) -> None:
     online = fed(distiller(memory=name, capacity=50), 300)
     assert online.status.remembered == 50 and online.status.answered == 300
-    held = {tuple(row.tolist()) for row in online._memory.sample(1_000).obs}  # type: ignore[union-attr]
+    held = {tuple(row.tolist()) for row in online._lessons.memory.sample(1_000).obs}  # type: ignore[union-attr]
     newest = {tuple(seen(i).tolist()) for i in range(250, 300)}
     assert (held == newest) == (name == "fifo")
 

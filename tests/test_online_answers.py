@@ -23,7 +23,7 @@ from policykd import students
 from policykd.distributions import Bernoulli, Categorical, Deterministic, DiagGaussian, Distribution, MultiCategorical
 from policykd.errors import PolicykdError, SpaceError, UsageError
 from policykd.online import Answer, OnlineDistiller, Status, TeacherSilent, Threaded
-from policykd.online.desk import Desk
+from policykd.online.labels import Kind
 from policykd.prediction import Obs, Prediction, Spec
 
 TRUTH = torch.tensor([[-1.0, 1.0], [-0.5, 0.5], [2.0, -2.0], [1.0, -1.0]])
@@ -219,7 +219,7 @@ def test_out_of_order_within_and_between_questions() -> None:
 def test_the_label_stands_beside_its_own_observation() -> None:
     nothing = lambda s: []  # noqa: E731
     online = lived(Script(post(nothing, nothing, lambda s: [s.right([9, 5, 4]), s.right([0, 10, 3])])), 3)
-    rows = online._memory.sample(200)
+    rows = online._lessons.memory.sample(200)
     torch.testing.assert_close(rows.target.dist.logits, truth(rows.obs))  # type: ignore[union-attr,arg-type]
     assert {tuple(row.tolist()) for row in rows.obs} == {tuple(seen(i).tolist()) for i in (9, 5, 4, 0, 10, 3)}  # type: ignore[union-attr]
 
@@ -288,15 +288,16 @@ def test_what_is_a_law(family: Any, dist: Distribution, good: list[int]) -> None
         "bernoulli": spaces.MultiBinary(2),
         "diag_gaussian": spaces.Box(-1, 1, (1,), np.float32),
     }[family]
-    desk = Desk(Script(lambda s: []), Spec(spaces.Box(-1, 1, (4,)), action, family), 100)
-    sound = desk._sound(Prediction(dist), len(good))
-    assert sound is not None and sound.tolist() == [bool(g) for g in good]
+    kind = Kind(Spec(spaces.Box(-1, 1, (4,)), action, family))
+    kind.check(Prediction(dist), len(good))
+    assert kind.sound(Prediction(dist)).tolist() == [bool(g) for g in good]
 
 
 def test_a_nan_value_is_no_label() -> None:
-    desk = Desk(Script(lambda s: []), CARTPOLE, 100)
+    kind = Kind(CARTPOLE)
     said = Prediction(Categorical(torch.zeros(3, 2)), value=torch.tensor([0.0, math.nan, 1.0]), q=torch.ones(3, 2))
-    assert desk._sound(said, 3).tolist() == [True, False, True]  # type: ignore[union-attr]
+    kind.check(said, 3)
+    assert kind.sound(said).tolist() == [True, False, True]
 
 
 # A teacher that is gone
@@ -423,7 +424,7 @@ def versioned(script: Script) -> list[Any]:
 
 def test_stale_rows_count_less() -> None:
     online = lived(Script(versioned), 20, stale="weigh", stale_decay=0.5)
-    batch = online._draw()
+    batch = online._lessons.draw(online._desk.counts.version)
     assert batch is not None and batch.weight is not None
     assert torch.equal(batch.weight, torch.where(batch.extra["version"] == 0, 0.25, 1.0))
     assert {0.25, 1.0} == set(batch.weight.tolist()) and online.status.stale_weighted > 0
@@ -432,7 +433,7 @@ def test_stale_rows_count_less() -> None:
 
 def test_a_version_behind_may_be_let_pass() -> None:
     online = lived(Script(versioned), 20, stale="weigh", stale_decay=0.5, stale_after=1)
-    batch = online._draw()
+    batch = online._lessons.draw(online._desk.counts.version)
     assert batch is not None and batch.weight is not None
     assert torch.equal(batch.weight, torch.where(batch.extra["version"] == 0, 0.5, 1.0))
 
@@ -440,7 +441,7 @@ def test_a_version_behind_may_be_let_pass() -> None:
 def test_stale_rows_are_left_out() -> None:
     online = lived(Script(versioned), 20, stale="drop")
     before = online.status.stale_dropped
-    batch = online._draw()
+    batch = online._lessons.draw(online._desk.counts.version)
     assert batch is not None and batch.weight is None and 0 < len(batch) < 16
     assert set(batch.extra["version"].tolist()) == {2}
     assert online.status.stale_dropped == before + 16 - len(batch)
@@ -454,7 +455,7 @@ def test_stale_labels_are_refused_when_they_come() -> None:
 
 def test_stale_rows_are_kept_when_that_is_the_rule() -> None:
     online = lived(Script(versioned), 20, stale="keep")
-    batch = online._draw()
+    batch = online._lessons.draw(online._desk.counts.version)
     assert batch is not None and batch.weight is None and set(batch.extra["version"].tolist()) == {0, 2}
     assert online.status.stale_dropped == online.status.stale_weighted == 0
 

@@ -8,11 +8,7 @@ import runpy
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import torch
-
 import policykd as kd
-from policykd.losses import forward_kl
 from policykd.online import OnlineDistiller, Watch
 
 WORLD = Path(__file__).parents[2] / "envs/drifting_cartpole.py"
@@ -23,31 +19,26 @@ world = runpy.run_path(str(WORLD))
 teacher = kd.load_teacher("agents/drifting-cartpole-ppo")
 env = world["make"](privileged=False, physics=world["BEFORE"], then=world["AFTER"], change=CHANGE)
 spec = kd.Spec(env.observation_space, env.action_space, teacher.spec.family)
-online = OnlineDistiller(kd.students.mlp(spec, hidden=(16, 16)), teacher, **HOW)
-watch, looked, students = Watch(low=0.02, patience=30), [], {}
+watch = Watch(low=0.02, patience=30)  # while it rests, one label in two is enough to see a divergence
+online = OnlineDistiller(kd.students.mlp(spec, hidden=(16, 16)), teacher, watch=watch, rest_every=2, **HOW)
+students = {}
 
 obs, info = env.reset(seed=0)
 for step in range(STEPS):
-    if watch.learning:
-        online.observe(obs, teacher_obs=info["teacher_obs"])
-        online.update()
-    if step % 2 == 0:  # a few labels are enough to see a divergence
-        looked.append((obs, info["teacher_obs"]))
-    if len(looked) == 25:
-        views = [torch.as_tensor(np.stack(column)) for column in zip(*looked, strict=True)]
-        looked.clear()
-        divergence = forward_kl(online.published.policy.label(views[0]), teacher.label(views[1])).mean()
-        was, watch = watch, watch.see(float(divergence))
-        if watch.alarms > was.alarms:
-            online = OnlineDistiller(online.student, teacher, **HOW)  # it remembers nothing of the old world
-            print(f"step {step:,}: divergence {divergence:.3f}: the world has changed")
-        elif was.learning > watch.learning:
-            print(f"step {step:,}: divergence {divergence:.3f}: learnt, from now on watching")
+    was = online.status
+    online.observe(obs, teacher_obs=info["teacher_obs"])
+    online.update()
+    now = online.status
+    if now.alarms > was.alarms:
+        print(f"step {step:,}: divergence {now.divergence:.3f}: the world has changed")
+    elif was.learning > now.learning:
+        print(f"step {step:,}: divergence {now.divergence:.3f}: learnt, from now on watching")
     if step + 1 in (CHANGE, CHANGE + 1_000, STEPS):
         students[step + 1] = copy.deepcopy(online.published.policy)
     obs, _, terminated, truncated, info = env.step(online.act(obs))
     if terminated or truncated:
         obs, info = env.reset()
+print(f"{now.asked:,} labels for {now.observed:,} steps")
 
 
 @cache

@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def answer_over(port: int, obs: torch.Tensor) -> tuple[kd.Prediction, int]:
-    """One blocking request; what it raises is an outage, and its questions are given up in time."""
+    """One blocking request; where it raises, its questions are given up, and twice in a row is an outage."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
         connection.request("POST", "/", json.dumps(obs.tolist()))
         with connection.getresponse() as reply:

@@ -46,10 +46,14 @@ class Ahead:
         self.divergence: float | None = None
         self._quoted = _Quoted(spec)
 
+    def compare(self, batch: Batch, student: Policy) -> Kept:
+        """What ``student`` keeps of some labels' actions, ``[n]``."""
+        self._quoted.said = Prediction(batch.target.dist)
+        return compare_on(batch.obs, student, self._quoted)
+
     def see(self, batch: Batch, student: Policy) -> None:
         """Take in new labels, ``[n]``."""
-        self._quoted.said = batch.target
-        kept: Kept = compare_on(batch.obs, student, self._quoted)
+        kept = self.compare(batch, student)
         share = min(1.0, len(batch) / _ROWS)
         self.agreement = _faded(self.agreement, kept.agreement, share)
         if kept.kl is not None:

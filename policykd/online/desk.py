@@ -7,18 +7,23 @@ becomes of each row of it is counted, and none is believed twice.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from policykd.errors import PolicykdError
-from policykd.online.answers import Answer, RemoteTeacher, below_infinity, fits, possible
+from policykd.online.answers import RemoteTeacher
+from policykd.online.labels import Kind, Unread, opened
 from policykd.prediction import Batch, Obs, Prediction, Spec, map_obs
 
 __all__ = ["Counts", "Desk", "Question"]
+
+_IN_A_ROW = 2
+"""Errors in the place of answers that are an outage: of many requests one fails now and then."""
 
 
 @dataclass(eq=False)
@@ -65,19 +70,29 @@ class Desk:
     behind: int | None = None
     counts: Counts = field(default_factory=Counts)
     error: Exception | None = None
-    """What the teacher raised last, until it answers again."""
+    """What the teacher raised last, or what came in the place of answers, until it answers again."""
+    refused: str | None = None
+    """Why the last answer that was refused whole was no label, until one is believed."""
     open: int = 0
     """Rows that wait for an answer."""
-    post: deque[Answer] = field(default_factory=deque)
-    """Answers that have come and are not read."""
+    post: deque[tuple[Any, int]] = field(default_factory=deque)
+    """Answers that have come and are not read, with what to add to their version."""
 
     def __post_init__(self) -> None:
         """Begin with empty books."""
+        self.kind = Kind(self.spec)
         self._questions: OrderedDict[int, Question] = OrderedDict()
         self._firsts = np.empty(0, np.int64)
         self._given_up: OrderedDict[int, None] = OrderedDict()
         self._next, self._highest = 0, -1
-        self._shapes: list[torch.Size] | None = None
+        self.hire(self.teacher)
+
+    def hire(self, teacher: RemoteTeacher) -> None:
+        """Ask this teacher from now on; its versions count on from the newest so far."""
+        newest = self.counts.version
+        self.teacher, self._offset = teacher, 0 if newest is None else newest + 1
+        self.error = self.refused = None
+        self._errors = _IN_A_ROW - 1  # who has never answered is not believed to have failed by chance
 
     def ask(self, seen: Obs, obs: Obs, extra: Mapping[str, Tensor]) -> bool:
         """Put ``n`` observations to the teacher; whether it took the question.
@@ -109,29 +124,58 @@ class Desk:
         if self.post:
             return
         try:
-            self.post.extend(Answer(*answer) for answer in self.teacher.poll())
+            self.post.extend((answer, self._offset) for answer in self.teacher.poll())
         except PolicykdError:
             raise
         except Exception as error:
             self._fail(error)
 
     def read(self) -> list[Batch]:
-        """Rows whose label is in the next answer; ``extra["version"]`` says of which teacher."""
-        return self._read(self.post.popleft())
+        """Rows whose label is in the next answer; ``extra["version"]`` says of which teacher.
+
+        Raises:
+            PolicykdError: that came in the place of an answer.
+        """
+        answer, offset = self.post.popleft()
+        try:
+            ids, said, version = opened(answer)
+            if isinstance(said, Exception):
+                self._lose(ids, said)
+                return []
+            self.kind.check(said, len(ids))
+        except Unread as unread:
+            self.counts.invalid += unread.rows
+            self.refused = unread.why
+            return []
+        return self._read(ids, said, version + offset)
 
     def _fail(self, error: Exception) -> None:
         self.error = error
         self.counts.failures += 1
 
-    def _read(self, answer: Answer) -> list[Batch]:
-        ids, version = np.asarray(answer.ids, np.int64).reshape(-1), int(answer.version)
-        sound = self._sound(answer.said, len(ids))
-        if sound is None:
-            self.counts.invalid += len(ids)
-            return []
+    def _lose(self, ids: np.ndarray, error: Exception) -> None:
+        """Give up questions that an error is the answer to."""
+        self.counts.failures += 1
+        ids = np.unique(ids[(ids >= 0) & (ids < self._next)])
+        for question, which in self._places(ids):
+            if question is not None:
+                at = ids[which] - question.first
+                at = at[at < len(question.open)]
+                self._give_up(question, at[question.open[at]])
+        self._tidy()
+        if isinstance(error, PolicykdError):
+            raise error  # as if it had been raised by ``ask``
+        self._errors += 1
+        if self._errors >= _IN_A_ROW:
+            self.error = error
+
+    def _read(self, ids: np.ndarray, said: Prediction, version: int) -> list[Batch]:
+        sound = self.kind.sound(said)
         unknown = (ids < 0) | (ids >= self._next)
         self.counts.unknown += int(unknown.sum())
         self.counts.invalid += int((~sound & ~unknown).sum())
+        if len(sound) and not sound.any():
+            self.refused = "its labels are NaN or infinite"
         rows = np.flatnonzero(sound & ~unknown)
         if len(rows) == 0:
             return []
@@ -143,26 +187,30 @@ class Desk:
         rows = rows[np.sort(firsts)]
         # A label that cannot be wrong in itself may still come from a teacher that has changed since.
         dropped = self.behind is not None and newest - version > self.behind
-        found, places = [], np.searchsorted(self._firsts, ids[rows], "right") - 1
-        for place in np.unique(places):
-            mine = rows[places == place]
-            question = self._questions.get(int(self._firsts[place])) if place >= 0 else None
-            believed = self._believed(question, ids[mine])
-            mine = mine[believed]
+        found = []
+        for question, which in self._places(ids[rows]):
+            mine = rows[which]
+            mine = mine[self._believed(question, ids[mine])]
             if len(mine) == 0 or question is None:
                 continue
             question.open[ids[mine] - question.first] = False
             self.open -= len(mine)
-            self.error = None
+            self.error, self.refused, self._errors = None, None, 0
             if dropped:
                 self.counts.stale_dropped += len(mine)
                 continue
             self.counts.answered += len(mine)
             self.counts.reordered += int((ids[mine] < self._highest).sum())
             self._highest = max(self._highest, int(ids[mine].max()))
-            found.append(self._batch(question, ids[mine] - question.first, answer.said, mine, version))
-        self._forget([q.first for q in self._questions.values() if not q.open.any()])
+            found.append(self._batch(question, ids[mine] - question.first, said, mine, version))
+        self._tidy()
         return found
+
+    def _places(self, ids: np.ndarray) -> Iterator[tuple[Question | None, np.ndarray]]:
+        """The questions that some numbers may be of, None for one that is closed, with which of them (``[n]`` bool)."""
+        places = np.searchsorted(self._firsts, ids, "right") - 1
+        for place in np.unique(places):
+            yield self._questions.get(int(self._firsts[place])) if place >= 0 else None, places == place
 
     def _believed(self, question: Question | None, ids: np.ndarray) -> np.ndarray:
         """Which of these answers a question still waits for; the others are counted."""
@@ -184,45 +232,30 @@ class Desk:
         return there
 
     def _batch(self, question: Question, at: np.ndarray, said: Prediction, rows: np.ndarray, version: int) -> Batch:
-        where, which = torch.from_numpy(at), torch.from_numpy(rows)
+        where = torch.from_numpy(at)
         extra = {k: t[where] for k, t in question.extra.items()}
         extra["version"] = torch.full((len(at),), version, dtype=torch.int64)
-        label = Prediction(said.dist, said.value, said.q, said.features).map(lambda t: t.detach()[which])
-        return Batch(map_obs(question.obs, lambda t: t[where]), label, extra=extra)
+        return Batch(map_obs(question.obs, lambda t: t[where]), self.kind.taken(said, rows), extra=extra)
 
     def _close(self) -> None:
         """Give up the oldest questions where there are more than there is room for."""
-        self._firsts = np.fromiter(self._questions, np.int64, len(self._questions))
-        old: list[int] = []
         for question in self._questions.values():
             if self.open <= self.room:
                 break
-            waiting = np.flatnonzero(question.open)
-            self.open -= len(waiting)
-            self.counts.missing += len(waiting)
-            self._given_up.update(dict.fromkeys((question.first + waiting).tolist()))
-            old.append(question.first)
-        self._forget(old)
+            self._give_up(question, np.flatnonzero(question.open))
+        self._tidy()
+
+    def _give_up(self, question: Question, at: np.ndarray) -> None:
+        """Wait no longer for rows of a question that are open."""
+        question.open[at] = False
+        self.open -= len(at)
+        self.counts.missing += len(at)
+        self._given_up.update(dict.fromkeys((question.first + at).tolist()))
         while len(self._given_up) > self.room:
             self._given_up.popitem(last=False)
 
-    def _forget(self, firsts: list[int]) -> None:
-        for first in firsts:
+    def _tidy(self) -> None:
+        """Forget the questions that wait for nothing."""
+        for first in [q.first for q in self._questions.values() if not q.open.any()]:
             del self._questions[first]
-        if firsts:
-            self._firsts = np.fromiter(self._questions, np.int64, len(self._questions))
-
-    def _sound(self, said: Prediction, n: int) -> np.ndarray | None:
-        """Which rows are numbers that can be learnt from; None where the answer is not of the student's kind."""
-        if not fits(self.spec, said.dist, n):
-            return None
-        rest = [t for t in (said.value, said.q, *said.features.values()) if t is not None]
-        shapes = [t.shape[1:] for t in (*vars(said.dist).values(), *rest) if isinstance(t, Tensor)]
-        if shapes[0][-1] != self.spec.action_width or shapes != (self._shapes or shapes):
-            return None
-        good = possible(said.dist)
-        for t in rest:
-            good = good & below_infinity(t)
-        if bool(good.any()):
-            self._shapes = shapes
-        return good.cpu().numpy()
+        self._firsts = np.fromiter(self._questions, np.int64, len(self._questions))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.errors import SpaceError, UsageError
+from policykd.online.columns import Columns, View, gathered, kinds_of, like, mapped, numbers, rows_of, usable
 from policykd.prediction import Obs, Spec, obs_tensor
 
 __all__ = ["Inbox", "Seen"]
@@ -24,6 +24,8 @@ class Seen(NamedTuple):
     teacher_obs: Any
     extra: Mapping[str, np.ndarray]
     rows: int
+    view: Columns
+    """What columns ``teacher_obs`` is, none where there is none."""
 
 
 class Inbox:
@@ -36,15 +38,19 @@ class Inbox:
     Attributes:
         observed: rows that ever came in.
         overflowed: rows that fell out.
+        unusable: rows that cannot be asked about.
         episodes: that ended.
     """
 
     def __init__(self, spec: Spec, room: int) -> None:
         self.spec, self.room = spec, room
-        self.observed = self.overflowed = self.episodes = 0
+        self.observed = self.overflowed = self.unusable = self.episodes = 0
         self._returns: deque[float] = deque(maxlen=100)
         self._rows: deque[Seen] = deque()
         self._waiting = 0
+        self._view: View | None = None
+        self._shown: Columns | None = None
+        self._extra: Columns | None = None
         self._running = np.zeros(0)
         self._lock = threading.Lock()
 
@@ -52,74 +58,94 @@ class Inbox:
         return self._waiting
 
     def put(self, obs: Any, reward: Any, done: Any, teacher_obs: Any, extra: Mapping[str, Any]) -> None:
-        """Take in one observation, or a batch of them; copied, as environments write where they lie."""
-        batched = self.spec.is_batched(obs)
-        seen = _copied(obs, batched)
-        n = len(next(iter(seen.values())) if isinstance(seen, dict) else seen)
-        told = None if teacher_obs is None else _copied(teacher_obs, batched)
-        more = {name: _copied(np.asarray(value), batched) for name, value in extra.items()}
-        for name, column in (*more.items(), *([("teacher_obs", told)] if isinstance(told, np.ndarray) else [])):
-            if len(column) != n:
-                raise UsageError("online.rows", f"{len(column)} rows of {name} beside {n} observations", "as many")
+        """Take in one observation, or a batch of them; copied, as environments write where they lie.
+
+        Raises:
+            SpaceError, UsageError: see ``columns.gathered``, ``numbers`` and ``like``; nothing is taken in then.
+        """
         with self._lock:
-            self._rows.append(Seen(seen, told, more, n))
+            seen, shown, more = gathered(self.spec, self._view, obs, teacher_obs, extra)
+            n, good = rows_of(seen), usable(seen, shown)
+            rewards = None if reward is None else numbers("reward", reward, n, float)
+            ends = None if done is None else numbers("done", done, n, bool)
+            view, more = self._like_the_first(shown, more)
+            rows = n if good is None else int(good.sum())
+            if good is not None:
+                seen, shown, more = (mapped(part, lambda column: column[good]) for part in (seen, shown, more))
             self.observed += n
-            self._waiting += n
-            while self._waiting > self.room and len(self._rows) > 1:
-                lost = self._rows.popleft().rows
-                self._waiting -= lost
-                self.overflowed += lost
-            if reward is not None:
-                self._count(np.atleast_1d(np.asarray(reward, float)), n)
-            if done is not None:
-                self._end(np.atleast_1d(np.asarray(done, bool)), n)
+            self.unusable += n - rows
+            if rows:
+                self._queue(Seen(seen, shown, more, rows, view))
+            self._count(rewards, ends, n)
+
+    def renew(self, view: View | None) -> None:
+        """Rows to come are for another teacher; those that it cannot read are given up.
+
+        Args:
+            view: of the teacher, None where it is not known.
+        """
+        with self._lock:
+            self._view, self._shown = view, None
+            if view is None:
+                return
+            kept = [seen for seen in self._rows if view.reads(seen.obs, seen.teacher_obs)]
+            waiting = sum(seen.rows for seen in kept)
+            self.unusable += self._waiting - waiting
+            self._rows, self._waiting = deque(kept), waiting
 
     def recent(self) -> list[float]:
         """Returns of the last hundred episodes."""
         with self._lock:
             return list(self._returns)
 
-    def _count(self, reward: np.ndarray, n: int) -> None:
-        if len(self._running) != n:
-            self._running = np.zeros(n)
-        self._running += reward
-
-    def _end(self, done: np.ndarray, n: int) -> None:
-        if not done.any():
-            return
-        self.episodes += int(done.sum())
-        if len(self._running) == n:
-            self._returns.extend(self._running[done].tolist())
-            self._running[done] = 0.0
-
     def take(self, rows: int) -> tuple[Obs, Obs, dict[str, Tensor]] | None:
-        """At least ``rows`` rows, as tensors (the teacher's view, the student's, further columns); None for fewer."""
+        """At least ``rows`` rows, as tensors (the teacher's view, the student's, further columns); None for fewer.
+
+        Rows of several kinds of ``teacher_obs``, as there are after ``renew``, are not taken together: there may be
+        fewer then.
+        """
         with self._lock:
             if self._waiting < rows:
                 return None
             taken: list[Seen] = []
-            while rows > 0:
+            while rows > 0 and not (taken and self._rows[0].view != taken[0].view):
                 taken.append(self._rows.popleft())
                 rows -= taken[-1].rows
                 self._waiting -= taken[-1].rows
         obs = _joined([s.obs for s in taken])
-        told = obs if taken[0].teacher_obs is None else _joined([s.teacher_obs for s in taken])
+        shown = obs if taken[0].teacher_obs is None else _joined([s.teacher_obs for s in taken])
         names = taken[0].extra
-        return told, obs, {k: torch.from_numpy(np.concatenate([s.extra[k] for s in taken])) for k in names}
+        return shown, obs, {k: torch.from_numpy(np.concatenate([s.extra[k] for s in taken])) for k in names}
 
+    def _like_the_first(self, shown: Any, more: dict[str, np.ndarray]) -> tuple[Columns, dict[str, np.ndarray]]:
+        """Further columns, held to those of the first row that ever came, and of the first under this teacher."""
+        view = kinds_of(shown, {}) if self._shown is None else self._shown
+        extra = kinds_of(None, more) if self._extra is None else self._extra
+        more = like(view | extra, shown, more)
+        self._shown, self._extra = view, extra
+        return view, more
 
-def _copied(value: Any, batched: bool) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _copied(v, batched) for k, v in value.items()}
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    copied = np.array(value)
-    return copied if batched else copied[None]
+    def _queue(self, seen: Seen) -> None:
+        self._rows.append(seen)
+        self._waiting += seen.rows
+        while self._waiting > self.room and len(self._rows) > 1:
+            lost = self._rows.popleft().rows
+            self._waiting -= lost
+            self.overflowed += lost
+
+    def _count(self, rewards: np.ndarray | None, ends: np.ndarray | None, n: int) -> None:
+        if rewards is not None:
+            if len(self._running) != n:
+                self._running = np.zeros(n)
+            self._running += rewards
+        if ends is not None and ends.any():
+            self.episodes += int(ends.sum())
+            if len(self._running) == n:
+                self._returns.extend(self._running[ends].tolist())
+                self._running[ends] = 0.0
 
 
 def _joined(parts: list[Any]) -> Obs:
-    if any(part is None for part in parts):
-        raise SpaceError("space.observation", "observations with and without teacher_obs", "one of the two")
     if isinstance(parts[0], dict):
         return obs_tensor({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
     return obs_tensor(np.concatenate(parts))

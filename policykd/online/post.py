@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from policykd.online.answers import RemoteTeacher
+from policykd.online.columns import View, rows_of
 from policykd.online.desk import Desk
 from policykd.online.inbox import Inbox
 from policykd.online.meter import Meter
 from policykd.online.settings import OnlineConfig
-from policykd.prediction import Batch, Obs
+from policykd.prediction import Batch, Obs, map_obs
 
 __all__ = ["Correspondence", "TeacherSilent"]
 
@@ -24,6 +27,8 @@ class Correspondence:
     """Questions out and answers in, a unit of work at a time; for the updating thread.
 
     Attributes:
+        every: one observation in so many is asked about.
+        skipped: observations that were not.
         silent: whether the teacher counts as dead.
         outages: times that it has.
     """
@@ -31,33 +36,54 @@ class Correspondence:
     def __init__(self, desk: Desk, inbox: Inbox, meter: Meter, config: OnlineConfig) -> None:
         self._desk, self._inbox, self._meter, self._config = desk, inbox, meter, config
         self._unasked: tuple[Obs, Obs, dict[str, Tensor]] | None = None
-        self._retry_at = self._heard_at = 0
+        self._retry_at = self._heard_at = self._passed = 0
+        self.every, self.skipped = 1, 0
         self.silent, self.outages = False, 0
 
     @property
     def held(self) -> int:
         """Rows of a question that the teacher did not take; it is asked again."""
-        if (unasked := self._unasked) is None:
-            return 0
-        obs = unasked[1]
-        return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        return 0 if self._unasked is None else rows_of(self._unasked[1])
 
-    def exchange(self, remember: Callable[[Batch], None]) -> None:
-        """Ask about what has been seen, in blocks, and hand on what has been answered."""
-        asked = True
-        while asked and self._meter.fits("ask"):
+    def renew(self, teacher: RemoteTeacher, view: View | None) -> None:
+        """Write to another teacher from now on; what it cannot read is given up."""
+        self._desk.hire(teacher)
+        self._inbox.renew(view)
+        self._heard_at, self._retry_at = self._inbox.observed, 0
+        if self._unasked is not None and view is not None:
+            seen, obs, _ = self._unasked
+            if not view.reads(obs, None if seen is obs else seen):
+                self._inbox.unusable += self.held
+                self._unasked = None
+
+    def exchange(self, remember: Callable[[Batch], None]) -> bool:
+        """Ask about what has been seen, in blocks, and hand on what has been answered; whether there was any."""
+        worked = self._read(remember)
+        # What has not been read for want of time is answered already: to ask for more would only pile it up.
+        while not self._desk.post and self._meter.fits("ask"):
             with self._meter.unit("ask"):
                 asked = self._ask()
-        self._desk.fetch()
+            worked |= asked
+            if not asked:
+                break
+        if not self._desk.post:
+            self._desk.fetch()
+            worked |= self._read(remember)
+        return worked
+
+    def _read(self, remember: Callable[[Batch], None]) -> bool:
+        read = False
         while self._desk.post and self._meter.fits("read"):
+            read = True
             with self._meter.unit("read"):
                 for batch in self._desk.read():
                     self._heard_at = self._inbox.observed
                     remember(batch)
+        return read
 
     def _ask(self) -> bool:
         if self._unasked is None:
-            self._unasked = self._inbox.take(self._config.ask_rows)
+            self._unasked = self._next()
         elif self._inbox.observed < self._retry_at:
             return False
         if self._unasked is None:
@@ -70,14 +96,27 @@ class Correspondence:
         self._unasked = None
         return True
 
+    def _next(self) -> tuple[Obs, Obs, dict[str, Tensor]] | None:
+        """The next block to ask about: so many observations, or one in ``every`` of them."""
+        while (block := self._inbox.take(self._config.ask_rows)) is not None:
+            n = rows_of(block[1])
+            which = torch.arange(n)[-self._passed % self.every :: self.every]
+            self._passed = (self._passed + n) % self.every
+            self.skipped += n - len(which)
+            if len(which):
+                return block if len(which) == n else _some(block, which)
+        return None
+
     def is_silent(self) -> bool:
         """Whether the teacher is dead as far as one can tell; the first time, a warning says so."""
         waited = self._inbox.observed - self._heard_at
-        error = self._desk.error
-        silent = error is not None or (self._desk.open > 0 and waited >= self._config.silence)
+        desk = self._desk
+        silent = desk.error is not None or (desk.open > 0 and waited >= self._config.silence)
         if silent and not self.silent:
             self.outages += 1
-            why = f"it raised {error!r}" if error is not None else f"{waited} observations without an answer"
+            why = f"it raised {desk.error!r}" if desk.error is not None else f"{waited} observations without an answer"
+            if desk.error is None and desk.refused is not None:
+                why += f" that could be learnt from: {desk.refused}"
             warnings.warn(
                 f"the teacher is silent ({why}); acting goes on, learning waits until it answers [online.silent]",
                 TeacherSilent,
@@ -85,3 +124,10 @@ class Correspondence:
             )
         self.silent = silent
         return silent
+
+
+def _some(block: tuple[Obs, Obs, dict[str, Tensor]], which: Tensor) -> tuple[Obs, Obs, dict[str, Tensor]]:
+    seen, obs, extra = block
+    fewer = map_obs(obs, lambda t: t[which])
+    shown = fewer if seen is obs else map_obs(seen, lambda t: t[which])
+    return shown, fewer, {name: t[which] for name, t in extra.items()}

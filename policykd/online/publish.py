@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from policykd.distributions import Distribution
 from policykd.fused import linear
 from policykd.networks import Normaliser
 from policykd.policy import Policy
-from policykd.prediction import Obs
+from policykd.prediction import Obs, map_obs, obs_tensor
 from policykd.students import ACTIVATIONS, Student
 from policykd.students.network import distribution_of
 
@@ -47,6 +49,30 @@ class Published:
     updates: int
     checksum: str
     says: Callable[[Obs], Distribution]
+
+    def act(self, obs: Any, deterministic: bool | None, generator: torch.Generator) -> np.ndarray:
+        """An action as the environment takes it.
+
+        Args:
+            obs: one raw observation or a batch of them, arrays or tensors (or a dict).
+            deterministic: the distribution's mode, or a draw; None draws until the student has learnt anything.
+            generator: of the draws.
+
+        Raises:
+            SpaceError: ``space.observation``.
+        """
+        spec = self.policy.spec
+        batched = spec.is_batched(obs)
+        x = _tensors(obs)
+        if not batched:
+            x = map_obs(x, _one)
+        if deterministic is None:
+            deterministic = self.updates > 0
+        with torch.inference_mode():
+            dist = self.says(x)
+            action = dist.mode() if deterministic else dist.sample(generator)
+        actions = spec.to_env(action)
+        return actions if batched else actions[0]
 
     def verify(self) -> bool:
         """Whether the weights are, bit for bit, those that were published."""
@@ -89,3 +115,15 @@ def _straight(policy: Policy) -> Callable[[Obs], Distribution] | None:
         return distribution_of(spec, linear(x, weight, bias), log_std, clip)
 
     return says
+
+
+def _one(t: Tensor) -> Tensor:
+    return t.unsqueeze(0)
+
+
+def _tensors(obs: Any) -> Obs:
+    if isinstance(obs, Tensor):
+        return obs
+    if isinstance(obs, Mapping):
+        return {k: v if isinstance(v, Tensor) else torch.from_numpy(np.array(v)) for k, v in obs.items()}
+    return obs_tensor(np.asarray(obs))

@@ -35,7 +35,7 @@ class Threaded:
             raise UsageError("online.workers", f"{workers} workers and {waiting} questions", "at least 1 of each")
         self._answer = answer
         self._asked: deque[tuple[np.ndarray, Obs]] = deque(maxlen=waiting)
-        self._said: deque[Answer | Exception] = deque(maxlen=waiting)
+        self._said: deque[Answer] = deque(maxlen=waiting)
         self._wake = threading.Condition()
         self._closed = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
@@ -51,17 +51,10 @@ class Threaded:
             self._wake.notify()
 
     def poll(self) -> list[Answer]:
-        """Answers that have come in; where there are none, an error that did is raised."""
+        """Answers that have come in; where ``answer`` raised, that error is the answer."""
         answers: list[Answer] = []
-        failed: Exception | None = None
         while self._said:
-            said = self._said.popleft()
-            if isinstance(said, Exception):
-                failed = said
-            else:
-                answers.append(said)
-        if failed is not None and not answers:
-            raise failed
+            answers.append(self._said.popleft())
         return answers
 
     def close(self) -> None:
@@ -90,4 +83,4 @@ class Threaded:
                 known, version = said if isinstance(said, tuple) else (said, 0)
                 self._said.append(Answer(ids, known, version))
             except Exception as error:
-                self._said.append(error)
+                self._said.append(Answer(ids, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,9 @@ __all__ = ["STALE", "OnlineConfig", "Stale"]
 Stale = Literal["weigh", "drop", "keep"]
 STALE: tuple[Stale, ...] = ("weigh", "drop", "keep")
 
-_AT_LEAST_ONE = ("capacity", "batch_size", "rows_per_update", "warm_up", "publish_every", "ask_rows", "open_rows")
+_AT_LEAST_ONE = (
+    *("capacity", "batch_size", "rows_per_update", "warm_up", "publish_every", "ask_rows", "open_rows", "rest_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class OnlineConfig:
     """Questions without an answer (and observations not yet asked about) held at most; the oldest are given up."""
     silence: int = 2_000
     """Observations without any answer after which a teacher with open questions counts as dead."""
+    rest_every: int = 4
+    """With a ``Watch``, one labelled row in so many is looked at; while it rests, no others are asked about."""
     stale: Stale = "weigh"
     """Labels of an older teacher than the newest that has answered: count less, are left out, or count in full."""
     stale_after: int = 0
@@ -66,6 +71,14 @@ class OnlineConfig:
             raise UsageError("online.knobs", found, "a decay from 0 to 1 after 0 or more versions")
         if self.budget_ms is not None and not self.budget_ms > 0:
             raise UsageError("online.knobs", f"budget_ms={self.budget_ms}", "more than 0", "None for no budget")
+        for name, fits, wanted in (
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a finite number above 0"),
+            ("average", 0 <= self.average < 1, "a decay from 0 to below 1"),
+            ("value_weight", 0 <= self.value_weight < math.inf, "a finite number, at least 0"),
+            ("silence", self.silence >= 1, "at least 1 observation"),
+        ):
+            if not fits:
+                raise UsageError("online.knobs", f"{name}={vars(self)[name]}", wanted, f"leave {name} out")
         if self.ask_rows > self.open_rows:
             found = f"ask_rows={self.ask_rows}, open_rows={self.open_rows}"
             raise UsageError("online.knobs", found, "room for one question at least", "raise open_rows")

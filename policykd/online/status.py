@@ -17,9 +17,13 @@ class Status:
     """Not yet asked about."""
     overflowed: int
     """Forgotten before they were asked about: they came faster than ``update()`` took them."""
+    unusable: int
+    """Not asked about: NaN or infinities in them, or a view that a new teacher (``teach``) does not have."""
+    skipped: int
+    """Not asked about while the watch rested."""
     asked: int
     answered: int
-    """Labels believed and remembered."""
+    """Labels believed; they are remembered unless the watch rests."""
     open: int
     """Questions that wait for an answer."""
     reordered: int
@@ -31,21 +35,26 @@ class Status:
     unknown: int
     """Labels of questions that were never asked: not learnt from."""
     missing: int
-    """Questions given up."""
+    """Questions given up, or answered with an error."""
     invalid: int
-    """Labels with NaN, infinities, or of another kind than the student's: not learnt from, the question stays open."""
+    """Labels with NaN or infinities, of another kind than the student's or the first labels', or that cannot be read at
+    all: not learnt from, the question stays open."""
     stale_dropped: int
     """Labels refused, and remembered rows left out of a step, because the teacher has changed since."""
     stale_weighted: int
     """Remembered rows that counted less in a step, because the teacher has changed since."""
     failures: int
-    """Times that the teacher raised."""
+    """Times that the teacher raised, or an error came in the place of an answer."""
     outages: int
     """Times that it counted as dead."""
     silent: bool
     """Whether it does now."""
     teacher_version: int | None
-    """The newest that has answered."""
+    """The newest that has answered; those of another teacher (``teach``) count on."""
+    learning: bool
+    """Whether labels are learnt from; a watch that rests only looks at them."""
+    alarms: int
+    """Times that the watch has seen the divergence rise."""
     remembered: int
     """Rows in the memory."""
     agreement: float | None

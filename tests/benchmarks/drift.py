@@ -6,9 +6,9 @@
 
 One environment, one pass, no reset of anything at the change. The teacher sees the physics, the student does not. The
 student learns from its first step; a row is frozen (the student of the change, no more updates), kept learning all the
-time, or watched: learning stops when the divergence is low, and begins again, with an empty memory, when
-Page-Hinkley's test fires. Retention is measured on 100 fresh episodes in the world of the moment, teacher and random
-policy on the same ones; intervals are Student-t over seeds.
+time, or watched (``OnlineDistiller(watch=...)``): learning stops when the divergence is low, and begins again, with an
+empty memory, when Page-Hinkley's test fires. Retention is measured on 100 fresh episodes in the world of the moment,
+teacher and random policy on the same ones; intervals are Student-t over seeds.
 
 ``--rest`` measures the detector alone: a student that learns no more, 100,000 steps of a world that stays as it is,
 then the change; the same looks are read again with every pair of knobs.
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from policykd import recipe, students
 from policykd.evaluation import evaluate, retention, student_t_interval
 from policykd.losses import forward_kl
 from policykd.online import OnlineConfig, OnlineDistiller, PageHinkley, Watch
+from policykd.online.lookout import LOOK
 from policykd.prediction import Spec
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +46,11 @@ REST = 100_000
 """Steps of a world that stays as it is."""
 MARKS = (0, 5_000, 10_000, 20_000)
 """Steps after the change at which the students are measured."""
-LOOK, EVERY = 25, 4
-"""Rows averaged into one look at the divergence; while watching, one step of so many is labelled."""
-HOW = OnlineConfig(capacity=10_000, rows_per_update=5, learning_rate=1e-2, warm_up=200, publish_every=10)
-ALWAYS = Watch(low=-1.0, detector=PageHinkley(threshold=math.inf))
+EVERY = 4
+"""One step of so many is looked at; while the student rests, no other is labelled."""
+HOW = OnlineConfig(
+    capacity=10_000, rows_per_update=5, learning_rate=1e-2, warm_up=200, publish_every=10, rest_every=EVERY
+)
 WATCHED = Watch(low=0.02, detector=PageHinkley(threshold=25.0))
 
 
@@ -75,38 +76,29 @@ def divergence(student: kd.Policy, teacher: kd.Policy, seen: list[tuple[np.ndarr
     return float(forward_kl(student.label(obs), teacher.label(views)).mean())
 
 
-def live(teacher: kd.Policy, watch: Watch, seed: int, until: int | None) -> Life:
+def live(teacher: kd.Policy, watch: Watch | None, seed: int, until: int | None) -> Life:
     """From step 0 to the last mark: act, look, and learn while the watch says so."""
     env = WORLD["make"](privileged=False, physics=BEFORE, then=AFTER, change=CHANGE, until=until)
     spec = Spec(env.observation_space, env.action_space, teacher.spec.family)
-    online = OnlineDistiller(students.mlp(spec, (16, 16), seed=seed), teacher, config=HOW, seed=seed)
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    student = students.mlp(spec, (16, 16), seed=seed)
+    online = OnlineDistiller(student, teacher, config=HOW, watch=watch, seed=seed)
     life = Life()
     obs, info = env.reset(seed=seed)
     for step in range(CHANGE + MARKS[-1] + 1):
         if step - CHANGE in MARKS:
             life.snapshots[step - CHANGE] = copy.deepcopy(online.published.policy)
-        if step % EVERY == 0:
-            seen.append((obs, info["teacher_obs"]))
-        if watch.learning:
-            online.observe(obs, teacher_obs=info["teacher_obs"])
-            online.update()
-        life.labels += watch.learning or step % EVERY == 0
+        was = online.watch
+        online.observe(obs, teacher_obs=info["teacher_obs"])
+        online.update()
+        if was is not None and (now := online.watch) is not None:
+            if now.alarms > was.alarms:
+                life.events.append((step, "alarm"))
+            elif was.learning > now.learning:
+                life.events.append((step, "quiet"))
         obs, _, terminated, truncated, info = env.step(online.act(obs))
         if terminated or truncated:
             obs, info = env.reset()
-        if len(seen) < LOOK:
-            continue
-        was, watch = watch, watch.see(divergence(online.published.policy, teacher, seen))
-        seen.clear()
-        if watch.alarms > was.alarms:
-            life.events.append((step, "alarm"))
-            life.updates += online.status.updates
-            # A new distiller remembers nothing, and its optimizer and student's average start afresh.
-            online = OnlineDistiller(online.student, teacher, config=HOW, seed=seed + step)
-        elif was.learning > watch.learning:
-            life.events.append((step, "quiet"))
-    life.updates += online.status.updates
+    life.labels, life.updates = online.status.asked, online.status.updates
     return life
 
 
@@ -133,7 +125,7 @@ def judge(teacher: kd.Policy, world: tuple[float, ...], seed: int) -> Callable[[
 def one(teacher: kd.Policy, seed: int, gradual: bool) -> dict[str, Any]:
     """Everything about one seed, as JSON."""
     until = CHANGE + GRADUAL if gradual else None
-    lives = {"learning": live(teacher, ALWAYS, seed, until), "watched": live(teacher, WATCHED, seed, until)}
+    lives = {"learning": live(teacher, None, seed, until), "watched": live(teacher, WATCHED, seed, until)}
     found: dict[str, Any] = {"seed": seed, "gradual": gradual, "marks": {}}
     frozen = lives["watched"].snapshots[0]
     found["before"] = judge(teacher, BEFORE, seed)(frozen)

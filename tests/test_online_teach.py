@@ -1,0 +1,171 @@
+"""Another teacher takes over: its kind, its versions, its time to answer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys import CARTPOLE, Balancer
+
+from policykd import students
+from policykd.distributions import Categorical
+from policykd.errors import UsageError
+from policykd.online import Answer, OnlineDistiller
+from policykd.online.desk import Desk
+from policykd.policy import Policy
+from policykd.prediction import Obs, Prediction
+
+
+class Gone(ConnectionError):
+    pass
+
+
+def seen(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=4).astype(np.float32)
+
+
+def right(ids: Any, obs: Tensor, version: int = 0, **rest: Any) -> Answer:
+    return Answer(ids, Prediction(Categorical(torch.stack([obs[:, 2], -obs[:, 2]], -1)), **rest), version)
+
+
+def distiller(teacher: Any, loss: Any = None, **how: Any) -> OnlineDistiller:
+    small: dict[str, Any] = dict(ask_rows=4, warm_up=8, batch_size=8, rows_per_update=4, open_rows=64)
+    return OnlineDistiller(students.mlp(CARTPOLE, (8,), seed=3), teacher, loss, **{**small, **how})
+
+
+def live(online: OnlineDistiller, blocks: int, first: int = 0) -> list[str]:
+    """Four observations, then an update, so many times; what was warned of."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for block in range(first, first + blocks):
+            for i in range(4 * block, 4 * block + 4):
+                online.observe(seen(i))
+            online.update()
+    return [str(w.message) for w in heard]
+
+
+class Plan:
+    """A remote teacher; ``plan`` says of each question how it is answered: ``.`` rightly, ``x`` by an error."""
+
+    def __init__(self, plan: str, make: Callable[..., Answer] = right) -> None:
+        self.plan, self.make = plan, make
+        self.questions: list[tuple[np.ndarray, Tensor]] = []
+        self._read = 0
+
+    def ask(self, ids: np.ndarray, obs: Obs) -> None:
+        assert isinstance(obs, Tensor)
+        self.questions.append((ids, obs))
+
+    def poll(self) -> list[Answer]:
+        new, self._read = self.questions[self._read :], len(self.questions)
+        at = range(self._read - len(new), self._read)
+        fates = [self.plan[i] if i < len(self.plan) else "." for i in at]
+        return [
+            Answer(ids, Gone("no route")) if fate == "x" else self.make(ids, obs)
+            for fate, (ids, obs) in zip(fates, new, strict=True)
+        ]
+
+
+class Critic(Policy):
+    """Says what a Balancer does, with action values where it is asked to."""
+
+    def __init__(self, q: bool) -> None:
+        super().__init__(CARTPOLE)
+        self.inner, self.q = Balancer(3.0), q
+
+    def forward(self, obs: Obs, state: Any = None, start: Any = None, *, values: bool = True) -> Prediction:
+        said = self.inner(obs, values=False)
+        return Prediction(said.dist, q=said.dist.logits) if self.q else Prediction(said.dist)
+
+    @property
+    def acting_parameters(self) -> int:
+        return 4
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_policy_of_another_kind_is_refused_before_anything_is_switched(first: bool) -> None:
+    online, alone = distiller(Critic(first)), distiller(Critic(first))
+    for one in (online, alone):
+        live(one, 6)
+    with pytest.raises(UsageError, match=r"\bq \(2,\).*OnlineDistiller\(online\.student, teacher\) \[online\.labels\]"):
+        online.teach(Critic(not first))
+    for one in (online, alone):
+        live(one, 6, 6)
+    assert online.published.checksum == alone.published.checksum
+    assert online.status.answered == 48 and online.status.teacher_version == 0
+    online.teach(Critic(first))
+    live(online, 1, 12)
+    assert online.status.teacher_version == 1 and online.status.answered == 52
+
+
+def test_before_the_first_label_any_kind_will_do() -> None:
+    online = distiller(Critic(True))
+    online.teach(Critic(False))
+    assert live(online, 4) == [] and online.status.answered == 16
+
+
+def test_the_warning_says_why_answers_are_not_believed() -> None:
+    online = distiller(Critic(False), silence=20)
+    live(online, 4)
+    online.teach(Plan("", lambda ids, obs: right(ids, obs, q=torch.zeros(4, 2))))
+    (heard,) = live(online, 8, 4)
+    assert "observations without an answer that could be learnt from" in heard
+    assert "it says logits (2,), q (2,), the first labels were logits (2,)" in heard
+    assert online.status.invalid == 32
+    alien = distiller(Plan("", lambda ids, obs: Answer(ids, Prediction(Categorical(torch.zeros(4, 3))))), silence=20)
+    (heard,) = live(alien, 8)
+    assert "logits have the shape (4, 3)" in heard
+    nan = torch.full((4, 2), torch.nan)
+    blind = distiller(Plan("", lambda ids, obs: Answer(ids, Prediction(Categorical(nan)))), silence=20)
+    (heard,) = live(blind, 8)
+    assert "its labels are NaN or infinite" in heard
+
+
+@pytest.mark.parametrize("stale", ["drop", "weigh"])
+def test_a_remote_teachers_versions_count_on(stale: str) -> None:
+    online = distiller(Critic(False), stale=stale)
+    live(online, 4)
+    online.teach(Critic(False))
+    live(online, 4, 4)
+    assert online.status.teacher_version == 1
+    versions = iter([0] * 4 + [2] * 4)
+    online.teach(Plan("", lambda ids, obs: right(ids, obs, next(versions))))
+    live(online, 4, 8)
+    assert online.status.teacher_version == 2 and online.status.answered == 48
+    live(online, 4, 12)
+    assert online.status.teacher_version == 4 and online.status.answered == 64
+    found = {int(v) for v in online._lessons.memory.sample(500).extra["version"]}
+    assert found == {0, 1, 2, 4}
+
+
+def test_what_came_before_a_new_teacher_is_of_the_old_one() -> None:
+    desk = Desk(Plan("", lambda ids, obs: right(ids, obs, 5)), CARTPOLE, 100)
+    obs = torch.zeros(4, 4)
+    desk.ask(obs, obs, {})
+    desk.fetch()
+    desk.read()
+    desk.ask(obs, obs, {})
+    desk.fetch()
+    desk.hire(Plan("", lambda ids, obs: right(ids, obs, 1)))
+    (old,) = desk.read()
+    desk.ask(obs, obs, {})
+    desk.fetch()
+    (new,) = desk.read()
+    assert set(old.extra["version"].tolist()) == {5} and set(new.extra["version"].tolist()) == {7}
+
+
+def test_a_new_teacher_has_time_to_answer() -> None:
+    class Mute(Plan):
+        def poll(self) -> list[Answer]:
+            return []
+
+    online = distiller(Mute(""), silence=20)
+    assert len(live(online, 8)) == 1 and online.status.silent
+    online.teach(Mute(""))
+    assert live(online, 4, 8) == [] and not online.status.silent
+    assert len(live(online, 4, 12)) == 1 and online.status.outages == 2
