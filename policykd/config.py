@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from policykd.errors import UnknownNameError, UsageError
@@ -190,7 +191,15 @@ class RewardConfig:
             value = vars(self)[name]
             if value is None:
                 continue
-            if not (low <= value and value < math.inf and (high is None or value <= high)):
+            if name == "teacher_weight" and callable(value):
+                raise UsageError(
+                    "config.range",
+                    "a teacher_weight that is a function in a RewardConfig, which holds plain data",
+                    "a number 0 or more",
+                    "give it to the call: distill(..., teacher_weight=weight)",
+                )
+            number = isinstance(value, Real)
+            if not (number and low <= value and value < math.inf and (high is None or value <= high)):
                 flag = f"--{name.replace('_', '-')}"
                 wanted = f"from {low} to {high}" if high is not None else f"{low} or more"
                 raise UsageError("config.range", f"{flag} {value}", f"a number {wanted}", f"leave {flag} out")
@@ -205,7 +214,7 @@ class FrontierConfig(Teaching):
     cycles: int = 2
     """Cycles at most, each twice as long as the last; only sizes that may still win are taught in another."""
     sizes: tuple[str, ...] = ()
-    """Sizes to try: linear, 8, 16,16, tree:8; none for a ladder from a linear policy up to the teacher's own size."""
+    """Sizes to try: linear, 8, 16,16, tree:8; none for a ladder from linear up to the teacher's size, or 128,128."""
     seeds: int = 3
     """Students of each size, with first weights of their own."""
     target: float = 0.95

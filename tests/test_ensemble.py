@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, final
 
 import gymnasium as gym
@@ -27,12 +28,14 @@ from policykd.distributions import (
     TanhGaussian,
 )
 from policykd.errors import DistributionError, SpaceError, UsageError
+from policykd.learner import Learner
+from policykd.load import load_teacher
 from policykd.losses import Gate, calibrated, combine, with_disagreement
 from policykd.networks import Normaliser
 from policykd.policy import Policy
-from policykd.prediction import EnvWrapper, Origin, Prediction, Spec
-from policykd.reinforced import reinforced, start
-from policykd.rollouts import make
+from policykd.prediction import Batch, EnvWrapper, Origin, Prediction, Spec, Update
+from policykd.reinforced import train_gate
+from policykd.rollouts import Collector, make
 from policykd.teachers import Ensemble
 
 BOX = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -210,21 +213,67 @@ def gated(seed: int = 0) -> Ensemble:
     return Ensemble(teachers, combine.mean, Gate(Matching.spec_of, 2, NUMBERS, seed=seed))
 
 
+QUICK_GATE = RewardConfig(critic_first=0, rollout=512, epochs=4, minibatch=256, reward_rate=0.02)
+
+
 def test_a_gate_learns_from_reward_whom_to_listen_to_where() -> None:
-    team = gated()
     plain = Ensemble([stubborn(0), stubborn(1)], combine.mean)
     assert evaluate(plain, Matching, 20, workers=1).mean < 7.0  # either of them alone is right half the time
-    config = RewardConfig(critic_first=0, teacher_weight=0.0, rollout=512, epochs=4, minibatch=256, reward_rate=0.02)
-    envs = make(recipe.load(Matching), 8, "sync")
-    learner, experience = start(
-        team, team, envs, config, loss=losses.forward_kl, ratio=False, lr=0.02, weight=0.0, seed=0
-    )
-    for _ in reinforced(learner, experience, config, steps=6000):
-        pass
-    envs.close()
+    told: list[Update] = []
+    team = train_gate(plain, Matching, steps=6000, config=QUICK_GATE, num_envs=8, on_update=told.append)
+    assert plain.gate is None and team.how is plain.how and list(team.teachers) == list(plain.teachers)
     assert evaluate(team, Matching, 20, workers=1).mean > 9.5
     shares = team.gate(NUMBERS, team.ask(NUMBERS)).detach()  # type: ignore[misc]
     assert shares[0, 0] > 0.8 and shares[1, -1] > 0.8
+    assert told[-1].progress.env_steps == pytest.approx(6000, abs=8) and told[-1].progress.fraction == 1.0
+    assert {name for update in told for name in update.terms} == {"policy/surrogate", "value/return"}, "reward alone"
+
+
+def test_a_gate_that_is_there_is_trained_in_place_and_again_alike() -> None:
+    def trained(seed: int, config: RewardConfig = QUICK_GATE) -> Tensor:
+        team = gated()
+        found = train_gate(team, Matching, steps=512, config=config, sample=NUMBERS, num_envs=8, seed=seed)
+        assert found is team and team.gate is not None
+        return team.gate(NUMBERS, team.ask(NUMBERS)).detach()  # type: ignore[no-any-return]
+
+    first, fresh = trained(0), gated()
+    assert torch.equal(first, trained(0)) and not torch.equal(first, trained(1))
+    assert not torch.equal(first, fresh.gate(NUMBERS, fresh.ask(NUMBERS)))  # type: ignore[misc]
+    # A moving average of the gate is what stays, where one is asked for: it lags behind.
+    lags = trained(0, replace(QUICK_GATE, reward_average=0.99))
+    assert not torch.equal(first, lags)
+
+
+def silent(said: Any) -> Prediction:
+    return combine.mean(said)
+
+
+@pytest.mark.parametrize(
+    ("team", "knobs", "code"),
+    [
+        ([stubborn(0), stubborn(1)], {}, "gate.team"),
+        (Ensemble([stubborn(0)], combine.mean), {}, "gate.teachers"),
+        (Ensemble([stubborn(0), stubborn(1)], combine.confident), {}, "gate.how"),
+        (Ensemble([stubborn(0), stubborn(1)], silent), {}, "gate.how"),
+        (Ensemble([stubborn(0), stubborn(1)], combine.product), {}, "gate.how"),
+        (Ensemble([stubborn(0), stubborn(1)], combine.mean), {"steps": 0}, "config.zero"),
+        (Ensemble([stubborn(0), stubborn(1)], combine.mean), {"env": None}, "env.missing"),
+    ],
+)
+def test_a_gate_that_could_not_learn_is_refused(team: Any, knobs: dict[str, Any], code: str) -> None:
+    with pytest.raises(UsageError) as why:
+        train_gate(team, **{"env": Matching, "sample": NUMBERS, "steps": 64, **knobs})
+    assert why.value.code == code
+
+
+def test_teachers_of_other_algorithms_get_a_gate_and_play_for_its_scales() -> None:
+    agents = [load_teacher(Path(__file__).parents[1] / "agents" / name) for name in ("cartpole-ppo", "cartpole-dqn")]
+    states = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    team = Ensemble(agents, calibrated(combine.mean, agents, states))
+    found = train_gate(team, steps=256, config=replace(QUICK_GATE, rollout=128), num_envs=4)
+    assert isinstance(found.gate, Gate) and found.gate.teachers == 2
+    # The scales are of states that good teachers see: a pole that hardly leans.
+    assert 0 < found.gate.spread[2] < 0.1
 
 
 def test_a_fresh_gate_listens_to_all_nearly_alike_and_its_shares_are_shares() -> None:
@@ -251,6 +300,40 @@ def test_only_the_gate_gets_a_gradient_and_no_label_carries_one() -> None:
         team.gate(obs(), team.ask(obs())[:2])  # type: ignore[misc]
     with pytest.raises(UsageError, match=r"\[gate.teachers\]"):
         Gate(CARTPOLE, 1, obs())
+
+
+# A teacher that follows its student
+
+
+def test_a_students_moving_average_teaches_beside_its_teacher_and_stays_alive() -> None:
+    teacher = Balancer(0.5)
+    learner = Learner(students.mlp(CARTPOLE, (8,)), losses.forward_kl, lr=0.02, average=0.9)
+    team = Ensemble([teacher, learner.averaged], partial(combine.mean, weights=(0.75, 0.25)))
+    collector = Collector(make(recipe.load("CartPole-v1"), 4, "sync"), team, seed=0)
+    seen, said = obs(200), []
+    for _ in range(150):
+        learner.step(collector.collect(16).batch)
+        said.append(team.label(seen).dist.probs)  # type: ignore[union-attr]
+    collector.envs.close()
+    own, averaged, asked = (p.label(seen).dist.probs for p in (learner.student, learner.averaged, teacher))  # type: ignore[union-attr]
+    torch.testing.assert_close(said[-1], 0.75 * asked + 0.25 * averaged)
+    assert (said[-1] - said[0]).abs().max() > 0.01, "labels follow the student"
+    assert not torch.equal(own, averaged)
+    assert all(p.grad is None for p in learner.averaged.parameters())
+    # Both fixed points are the teacher's law: its student comes closer to it than it began.
+    first = students.mlp(CARTPOLE, (8,)).label(seen).dist.probs  # type: ignore[union-attr]
+    assert (averaged - asked).abs().mean() < 0.5 * (first - asked).abs().mean()
+
+
+def test_a_students_moving_average_is_taken_where_a_teacher_is_wanted() -> None:
+    learner = Learner(students.mlp(Coins.spec_of, (8,)), losses.forward_kl, lr=0.02, average=0.9)
+    rows = torch.linspace(0, 1, 256)[:, None]
+    for _ in range(300):
+        learner.step(Batch(rows, Keen(0.8).label(rows)))
+    how: dict[str, Any] = {"hidden": (4,), "steps": 2000, "cycles": 1, "max_episodes": 100, "workers": 1}
+    report = distill(learner.averaged, env=Coins, **how)
+    assert report.teacher.params == learner.averaged.acting_parameters
+    assert report.teacher.return_mean == pytest.approx(8.0, abs=0.4) and report.kept.agreement > 0.9
 
 
 def test_masked_actions_give_a_gate_no_nan() -> None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from toys import CARTPOLE, Balancer, Coins, Gates, Keen, Told
 
-from policykd.errors import EnvError, SpaceError, UsageError
+from policykd.errors import EnvError, SpaceError, UnknownNameError, UsageError
 from policykd.evaluation import Interval, evaluate, retention
+from policykd.losses import DynamicAverage, forward_kl, hard_nll, mse, weighted
 from policykd.multitask import by_environment, multitask
+from policykd.prediction import Prediction, Progress, Update
 from policykd.report import MultiReport, geometric_mean
 from policykd.run.tasks import places
 from policykd.students import MultiTask
@@ -67,6 +69,17 @@ def test_tasks_report_in_turn(learnt: Any) -> None:
     assert report.history[-1]["updates"] == looks[-1][1] == report.updates == 300
     assert report.env_steps == sum(task.env_steps for task in report.tasks.values())
     assert report.stopped_by == "converged"
+
+
+def test_seconds_are_each_tasks_own_where_they_are_known(learnt: Any) -> None:
+    report = learnt[0]
+    for spent, whole in (("seconds", report.seconds), ("cpu_seconds", report.cpu_seconds)):
+        own = [getattr(task, spent) for task in report.tasks.values()]
+        assert all(set(phases) == {"collect", "evaluate"} for phases in own)
+        for phase in ("collect", "evaluate"):
+            assert min(phases[phase] for phases in own) > 0 or spent == "cpu_seconds"
+            assert sum(phases[phase] for phases in own) == pytest.approx(whole[phase], rel=0.05, abs=0.02)
+    assert {"load", "collect", "learn", "evaluate", "total"} == set(report.seconds)
 
 
 def test_a_cycle_is_as_long_as_its_longest_task_and_who_is_good_enough_takes_no_more_steps() -> None:
@@ -160,11 +173,90 @@ def test_actions_that_are_not_allowed_are_not_taken() -> None:
     assert report.tasks["gates"].student.length_mean == 4  # a forbidden action would have been an error
 
 
+# --- losses
+
+
+def two_coins(**how: Any) -> tuple[MultiReport, list[tuple[str, Update]]]:
+    """A run of two tasks of coins, and its updates as each task sees them."""
+    told: list[tuple[str, Update]] = []
+    found = multitask(
+        {"a": Keen(0.7), "b": Keen(0.9)}, envs={"a": Coins, "b": Coins}, hidden=(4, 4),
+        on_tick=lambda name, tick: told.append((name, tick.update)),
+        **{**QUICK, "steps": 1200, "rows_per_update": 40, **how},
+    )  # fmt: skip
+    return found, told
+
+
+def test_a_loss_for_all_tasks_or_by_name() -> None:
+    def halved(student: Prediction, target: Prediction) -> Tensor:
+        return 0.5 * forward_kl(student, target)
+
+    def terms(loss: Any) -> dict[str, float]:
+        return {name: float(t) for name, t in two_coins(loss=loss)[1][0][1].terms.items()}
+
+    plain = terms(None)
+    assert set(plain) == {"a/policy", "b/policy"}
+    assert set(terms(weighted(near=(1.0, mse)))) == {"a/near", "b/near"}
+    some = terms({"b": weighted(close=(1.0, halved))})
+    assert set(some) == {"a/policy", "b/close"}
+    assert terms({}) == plain == terms(forward_kl), "the default of coins is forward KL"
+
+
+def test_weights_of_a_task_follow_how_far_the_student_is_in_it() -> None:
+    seen: dict[str, list[Progress]] = {"a": [], "b": []}
+
+    def follow(name: str) -> Any:
+        def weight(progress: Progress) -> float:
+            seen[name].append(progress)
+            return 1.0 if name == "a" else 0.25
+
+        return weighted(policy=(weight, forward_kl), greedy=(0.1, hard_nll))
+
+    report, told = two_coins(loss={name: follow(name) for name in seen}, cycles=2, until_retention=2.0)
+    assert report.stopped_by == "budget"
+    for name, of in seen.items():
+        assert len(of) == report.updates
+        assert all(p.agreement is not None and 0 <= p.agreement <= 1 for p in of)
+        looked = [look["retention"] for look in report.tasks[name].history]
+        told_of = list(dict.fromkeys(p.retention for p in of))
+        assert told_of[0] is None and len(told_of) > 1, "at first nobody has looked"
+        assert set(told_of[1:]) <= set(looked)
+        assert set(of[-1].losses) == {"policy", "greedy"}
+    assert seen["a"][-1].losses["policy"] != seen["b"][-1].losses["policy"]
+    assert {u.weights["a/policy"] for _, u in told} == {1.0} and {u.weights["b/policy"] for _, u in told} == {0.25}
+
+
+def test_a_loss_with_a_memory_has_one_for_each_task() -> None:
+    dwa = DynamicAverage(("policy", "greedy"), window=5)
+    loss = weighted(policy=(dwa.weight("policy"), forward_kl), greedy=(dwa.weight("greedy"), hard_nll))
+    _, told = two_coins(loss=loss)
+    last = told[-1][1].weights
+    for name in "ab":
+        both = last[f"{name}/policy"], last[f"{name}/greedy"]
+        assert sum(both) == pytest.approx(2.0) and both[0] != 1.0, "it has heard the losses of its task"
+    assert last["a/policy"] != last["b/policy"]
+    assert int(dwa._counts[1]) == 0, "the one that was given is left as it was"
+
+
 # --- what cannot be meant
 
 
 def nan(obs: Tensor) -> Tensor:
     return torch.full((len(obs), 2), float("nan"))
+
+
+def never_a_number(student: Prediction, target: Prediction) -> Tensor:
+    return forward_kl(student, target) * float("nan")
+
+
+def test_a_name_that_no_teacher_has_is_told_with_the_one_that_was_meant() -> None:
+    with pytest.raises(UnknownNameError, match=r"task 'poel' is not known; -> did you mean pole\?"):
+        multitask({"pole": Balancer(), "b": Balancer()}, envs={"poel": "CartPole-v1"}, **QUICK)
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_task() -> None:
+    with pytest.raises(UsageError, match="the loss b/policy, which has become nan"):
+        multitask({"a": Balancer(), "b": Balancer()}, loss={"b": never_a_number}, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +275,11 @@ def nan(obs: Tensor) -> Tensor:
             "space.observation",
         ),
         ({"a": Balancer(), "b": Balancer()}, {"hidden": (8,)}, "multitask.sharing"),
+        ({"pole": Balancer(), "b": Balancer()}, {"envs": {"poel": "CartPole-v1"}}, "name.task"),
+        ({"a": Balancer(), "b": Balancer()}, {"loss": {"c": forward_kl}}, "name.task"),
+        ({"a": Balancer(), "b": Balancer()}, {"loss": {"b": "forward-kl"}}, "loss.term"),
+        ({"a": Balancer(), "b": Balancer()}, {"loss": 3.0}, "loss.term"),
+        ({"a": Balancer(), "b": Balancer()}, {"loss": {"b": never_a_number}}, "multitask.loss"),
         ({"a": Balancer(), "b": Balancer()}, {"steps": 0}, "config.zero"),
     ],
 )

@@ -106,6 +106,7 @@ def test_a_series_a_task(spoken: tuple[Path, str, str]) -> None:
         assert {"eval/mean_reward", "eval/retention", "rollout/ep_rew_mean", "distill/kl", "distill/agreement"} <= own
         assert {"distill/loss/policy", "final/retention", "final/params"} <= own
         assert {"eval/mean_reward", "eval/retention"} <= tags(f"tasks/{name}/teacher") & tags(f"tasks/{name}/random")
+        assert "distill/weight/policy" in own
     assert {"train/loss", "train/learning_rate", "time/fps", "eval/retention", "final/retention"} <= tags("student")
     assert list(folder.glob("checkpoints/*/learner.safetensors"))
 
@@ -138,6 +139,17 @@ def test_dry_run_counts_and_writes_nothing(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "r").exists()
 
 
+def test_another_loss_and_values_beside_it(verb: Callable[..., tuple[Path, str, str]]) -> None:
+    folder, _, _ = verb("multitask", *TYPED, "--loss", "reverse-kl", "--value")
+    events = EventAccumulator(str(folder / "tasks" / NAMES[0]))  # a DQN has no value that could be taught
+    events.Reload()
+    assert {e.value for e in events.Scalars("distill/weight/policy")} == {1.0}
+    assert {e.value for e in events.Scalars("distill/weight/value")} == {0.5}
+    assert json.loads((folder / "config.json").read_text())["loss"] == "reverse-kl"
+    whole = students.load(folder / "student")
+    assert isinstance(whole, MultiTask) and whole.value
+
+
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
@@ -145,6 +157,7 @@ def test_dry_run_counts_and_writes_nothing(tmp_path: Path, capsys: pytest.Captur
         (["a", "b", "--hidden", "x"], ["'x'", "[student.hidden]"]),
         (["a", "b", "--method", "dataset", "--dataset", "d"], ["--method dataset", "[multitask.method]"]),
         (["a", "b", "--heads", "sharde"], ["--heads sharde", "did you mean shared?", "[cli.arguments]"]),
+        (["a", "b", "--loss", "forward-lk"], ["did you mean forward-kl", "[name.loss]"]),
         (["a", "b", "--threads", "0"], ["--threads 0", "[config.zero]"]),
         (["a", "b", "--normalizer", "x.pkl"], ["--normalizer x.pkl", "[multitask.normalizer]"]),
         (["a", "b", "--hiden", "8"], ["did you mean --hidden", "[name.option]"]),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from toys import CARTPOLE, Balancer, Coins, Diary, Gates, Keen, Told
 
@@ -18,15 +22,20 @@ from policykd import losses, recipe, students
 from policykd.config import REWARDED, FrontierConfig, RewardConfig
 from policykd.datasets import Ring
 from policykd.errors import SpaceError, UsageError
+from policykd.learner import Learner
+from policykd.losses import combine
 from policykd.networks import Normaliser
 from policykd.news import Tick
 from policykd.policy import Policy
 from policykd.prediction import Progress, Spec, Update
-from policykd.reinforced import ActorCritic, critic_for, reinforced, start
+from policykd.reinforced import ActorCritic, advised, check_gate, critic_for, reinforced, start
 from policykd.reinforced.actor_critic import rescale
 from policykd.reinforced.experience import log_prob
 from policykd.rollouts import make
+from policykd.run import Run
+from policykd.run.record import record
 from policykd.students import Student
+from policykd.teachers import Ensemble
 
 CONFIG = RewardConfig(rollout=64, epochs=2, minibatch=32, critic_first=1, teacher_until=0.0)
 
@@ -305,6 +314,9 @@ FAST: dict[str, Any] = {
 }
 
 
+UNFADED = {name: value for name, value in FAST.items() if name != "teacher_until"}
+
+
 def halfway() -> Keen:
     """Takes 7 of 10 coins; random actions take 5."""
     return Keen(0.7)
@@ -389,6 +401,160 @@ def test_ordinary_distillation_knows_what_it_has_reached_too() -> None:
     )
     assert all((p.retention is None) == (p.env_steps <= 512) for p in told)
     assert all(p.agreement is not None and 0 <= p.agreement <= 1 for p in told)
+
+
+# Weights that follow the run
+
+
+@pytest.mark.parametrize("method", REWARDED)
+def test_a_users_weight_is_told_the_progress_and_is_in_the_charts(method: str, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    ticks: list[Tick] = []
+
+    def weight(progress: Progress) -> float:
+        seen.append(progress)
+        return 0.25 + 0.5 * progress.fraction
+
+    run = Run.create(tmp_path / "r", config={}, command="")
+    chart, on_look = record(run)
+
+    def on_tick(tick: Tick) -> None:
+        ticks.append(tick)
+        chart(tick)
+
+    report = kd.distill(
+        halfway(), None, Coins, hidden=(4,), method=method, teacher_weight=weight, on_tick=on_tick, on_look=on_look,
+        **{**UNFADED, "critic_first": 0},
+    )  # fmt: skip
+    run.finish(report)
+    assert seen[0].fraction < 0.1 and seen[-1].fraction == 1.0 and seen[-1].env_steps == report.env_steps
+    assert all(p.agreement is not None and 0 <= p.agreement <= 1 for p in seen)
+    # Imitation is looked at before there is reward, and each look is known from then on.
+    looked = [look["retention"] for look in report.history]
+    assert list(dict.fromkeys(p.retention for p in seen)) == looked[:-1]
+    rewarded = [t.update for t in ticks if "policy/surrogate" in t.update.terms]
+    assert all(u.weights["teacher/policy"] == 0.25 + 0.5 * u.progress.fraction for u in rewarded)
+    events = EventAccumulator(str(tmp_path / "r/student"))
+    events.Reload()
+    drawn = {e.step: e.value for e in events.Scalars("distill/weight/teacher/policy")}
+    assert drawn == {u.progress.env_steps: pytest.approx(u.weights["teacher/policy"]) for u in rewarded}
+    assert (report.config["teacher_weight"], report.config["teacher_until"]) == ("a function of progress", None)
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == report.to_dict()
+
+
+def test_the_line_of_the_config_as_a_schedule_is_the_same_run() -> None:
+    def numbers(**how: Any) -> Any:
+        how = {**UNFADED, "steps": 2048, "critic_first": 0, **how}
+        said = kd.distill(halfway(), None, Coins, hidden=(4,), method="ppd", **how).to_dict()
+        return {k: v for k, v in said.items() if k not in ("seconds", "cpu_seconds", "config")}
+
+    line = losses.weights.linear(1.0, 0.0, finish=0.5)
+    assert numbers(teacher_weight=line) == numbers(teacher_until=0.5) != numbers(teacher_weight=0.1, teacher_until=0.5)
+
+
+def test_a_teacher_counts_less_the_more_its_student_keeps() -> None:
+    told: list[Update] = []
+    kd.distill(
+        halfway(), None, Coins, hidden=(4,), method="kickstart", teacher_weight=losses.weights.by_performance(2.0),
+        on_tick=lambda tick: told.append(tick.update), **{**UNFADED, "imitate": 0, "steps": 6144, "critic_first": 0},
+    )  # fmt: skip
+    first = told[0]
+    assert first.progress.retention is None and first.weights["teacher/policy"] == 2.0, "nobody has looked"
+    for update in told:
+        expected = 2.0 * max(1.0 - (update.progress.retention or 0.0), 0.0)
+        assert update.weights.get("teacher/policy", 0.0) == pytest.approx(expected)
+    assert "teacher/policy" not in told[-1].terms, "a student that has passed its teacher is not held back"
+
+
+def test_what_a_weight_remembers_stays_with_its_student() -> None:
+    dwa = losses.DynamicAverage(("teacher", "value"), window=3)
+    told: list[Update] = []
+    kd.distill(
+        halfway(), None, Coins, hidden=(4,), via=["8"], method="ppd", teacher_weight=dwa.weight("teacher"),
+        on_tick=lambda tick: told.append(tick.update), **{**UNFADED, "steps": 2048},
+    )  # fmt: skip
+    weights = [u.weights["teacher/policy"] for u in told if "policy/surrogate" in u.terms]
+    assert weights[-1] != 1.0 and weights.count(1.0) >= 2, "both stages began in memories of their own"
+    assert int(dwa._counts[1]) >= 2, "the student's is the one that was given"
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ({"method": "dagger", "teacher_weight": lambda p: 1.0}, "distill.weight"),
+        ({"method": "ppd", "teacher_weight": lambda p: 1.0, "teacher_until": 0.2}, "distill.weight"),
+        ({"method": "ppd", "teacher_weight": "half"}, "config.range"),
+        ({**UNFADED, "method": "ppd", "teacher_weight": lambda p: float("nan")}, "loss.weight"),
+    ],
+)
+def test_weights_that_cannot_be_meant(how: dict[str, Any], code: str) -> None:
+    with pytest.raises(UsageError) as why:
+        kd.distill(halfway(), None, Coins, hidden=(4,), **how)
+    assert why.value.code == code
+    with pytest.raises(UsageError, match=r"distill\(\.\.\., teacher_weight=weight\) \[config\.range\]"):
+        RewardConfig(teacher_weight=lambda p: 1.0)  # type: ignore[arg-type]
+
+
+# The value gate, before anything is learnt
+
+
+def valuer(gamma: float | None) -> Balancer:
+    found = Balancer()
+    found.origin = replace(found.origin, gamma=gamma)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("teacher", "gamma", "says"),
+    [
+        (Keen(0.7), None, r"a teacher without values; .* leave --value-gate out"),
+        (valuer(None), None, r"does not say the gamma of its values; .* say it in teacher\.origin"),
+        (valuer(None), 0.99, r"does not say the gamma of its values"),
+        (valuer(0.99), 0.9, r"gamma 0\.99 and a student of gamma 0\.9; .* leave --gamma out, or --value-gate"),
+        (Ensemble([valuer(0.99), valuer(0.98)], combine.mean), None, r"teachers of gamma 0\.99, 0\.98, .*--value-gate"),
+        (Ensemble([valuer(None), valuer(None)], combine.mean), None, r"teachers of gamma None, None, .*--value-gate"),
+    ],
+)
+def test_a_gate_without_comparable_values_is_refused_before_any_step(
+    teacher: Policy, gamma: float | None, says: str
+) -> None:
+    student = students.mlp(teacher.spec, (4,))
+    before = [p.clone() for p in student.parameters()]
+    env = Coins if isinstance(teacher, Keen) else "CartPole-v1"
+    with pytest.raises(UsageError, match=rf"{says}.* \[reinforced\.gate\]"):
+        kd.distill(teacher, student, env, method="ppd", value_gate=True, gamma=gamma, **{**FAST, "steps": 10**9})
+    assert all(map(torch.equal, before, student.parameters()))
+
+
+def test_a_gate_with_values_of_one_discount_passes() -> None:
+    for teacher in (valuer(0.9), Ensemble([valuer(0.9), valuer(0.9)], combine.mean)):
+        check_gate(RewardConfig(value_gate=True), teacher)
+        check_gate(RewardConfig(value_gate=True, gamma=0.9), teacher)
+    check_gate(RewardConfig(), Keen(0.7))
+
+
+# ADVISOR
+
+
+def advised_weights(teacher: Policy) -> tuple[Student, list[float]]:
+    """A student of a teacher by ADVISOR, and what the teacher counted for over the updates."""
+    actor = students.mlp(Coins.spec_of, (8,))
+    config = RewardConfig(rollout=256, epochs=5, minibatch=128, critic_first=1)
+    learner, experience = setting(teacher, Coins, actor, config)
+    objective = advised(copy.deepcopy(actor), alpha=30.0)
+    learner = Learner(learner.student, objective, lr=0.01, average=None, max_grad_norm=0.5)
+    found = list(reinforced(learner, experience, config, steps=6144))
+    return actor, [float(u.weights["advisor/imitation"]) for u in found if "advisor/imitation" in u.weights]
+
+
+def test_advisor_follows_the_teacher_where_it_can_be_imitated_and_reward_where_not() -> None:
+    riddle = Told(Coins.spec_of, lambda obs: 5 * torch.cat([torch.sin(400 * obs), -torch.sin(400 * obs)], -1))
+    actor, weights = advised_weights(riddle)
+    assert weights[-1] < 0.2
+    assert kd.evaluate(actor, Coins, 20, workers=1).mean > 9.5
+    actor, weights = advised_weights(Keen(0.7))
+    assert weights[-1] > 0.5
+    assert kd.evaluate(actor, Coins, 20, workers=1).mean < 8.5, "a teacher that can be imitated is, wrong or not"
 
 
 @pytest.mark.parametrize(

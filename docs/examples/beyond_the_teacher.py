@@ -16,3 +16,10 @@ print("imitation alone:", imitated)
 
 passed = kd.distill(teacher, hidden=(16, 16), method="ppd", steps=30_000, looks=3, max_episodes=100)
 print("reward too:     ", passed)
+
+# The teacher's weight may follow anything in Progress: it falls as the student comes to earn what its teacher does.
+weight = kd.losses.weights.by_performance()
+passed = kd.distill(
+    teacher, hidden=(16, 16), method="kickstart", teacher_weight=weight, steps=30_000, looks=3, max_episodes=100
+)
+print("by performance: ", passed)

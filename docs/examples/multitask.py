@@ -4,6 +4,7 @@ import policykd as kd
 
 report = kd.multitask(
     {"pole": "agents/cartpole-ppo", "arm": "agents/acrobot-a2c"},
+    loss={"pole": kd.losses.reverse_kl},  # the arm's is its family's default
     hidden=(8, 8),
     steps=2_000,
     cycles=1,

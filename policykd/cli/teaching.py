@@ -7,14 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from policykd import losses
 from policykd.cli.arguments import Teaches
 from policykd.cli.flags import settings
+from policykd.cli.names import loss_of
 from policykd.cli.screen import Screen
+from policykd.losses import Weighted
 from policykd.policy import Policy
 from policykd.recipe import Recipe
 from policykd.report import Report
 
-__all__ = ["plan", "show_plan", "spent", "waited", "where"]
+__all__ = ["objective", "plan", "show_plan", "spent", "waited", "where"]
+
+
+def objective(name: str | None, value_weight: float) -> Weighted | None:
+    """The loss that ``--loss`` names, with the values beside it where they are taught; None for the family's default.
+
+    Raises:
+        UnknownNameError, UsageError: as ``loss_of``.
+    """
+    if name is None:
+        return None
+    found = losses.as_objective(loss_of(name))
+    if value_weight > 0 and set(found.parts) == {"policy"}:
+        return losses.weighted(policy=found.parts["policy"], value=(value_weight, losses.value_mse))
+    return found
 
 
 def plan(args: Teaches, teacher: Policy, recipe: Recipe, folder: Path, **learners: Any) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from policykd import students
 from policykd.clock import Clock
 from policykd.config import DistillConfig
@@ -20,7 +18,8 @@ from policykd.errors import DistributionError, UsageError
 from policykd.losses import Objective, PairLoss, Weighted, as_objective
 from policykd.news import Look, Tick
 from policykd.policy import Policy
-from policykd.prediction import Batch, obs_tensor
+from policykd.prediction import Batch
+from policykd.reinforced.start import sampled
 from policykd.report import Report, Stage
 from policykd.students import Student
 
@@ -87,11 +86,7 @@ def check_loss(loss: Loss, teacher: Policy, assistant: Policy) -> None:
     Raises:
         UsageError: ``distill.via``.
     """
-    space = copy.deepcopy(assistant.spec.observation_space)
-    space.seed(0)
-    rows = [space.sample() for _ in range(2)]
-    seen = {k: np.stack([r[k] for r in rows]) for k in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)
-    obs = obs_tensor(seen)
+    obs = sampled(assistant.spec)
     if teacher.label(obs).q is None:
         return
     said = assistant.label(obs)

@@ -57,6 +57,7 @@ def _meet_reward(training: Training) -> Experience:
             loss=training.loss or pull(student.spec, training.sample, ratio=ratio),
             ratio=ratio,
             lr=cosine(training.reward.reward_rate),
+            weight=training.weight,
             seed=SEEDS * config.seed,
         )
     learner.updates = training.learner.updates

@@ -15,7 +15,7 @@ from policykd.datasets import Ring
 from policykd.datasets import read as read_dataset
 from policykd.home import WARM_UP, first_steps, width
 from policykd.learner import Learner
-from policykd.losses import Objective, PairLoss, Weighted
+from policykd.losses import Objective, PairLoss, Weight, Weighted
 from policykd.losses.defaults import default_objective
 from policykd.news import Look, Tick
 from policykd.policy import Policy
@@ -51,11 +51,15 @@ class Training:
         on_tick: Callable[[Tick], None] | None,
         on_look: Callable[[Look], None] | None,
         judge: Policy | None = None,
+        weight: Weight | None = None,
     ) -> None:
-        """``judge`` is whom the student is measured against, where that is not ``teacher``."""
+        """``judge`` is whom the student is measured against, where that is not ``teacher``.
+
+        ``weight`` is the teacher's beside reward, where it is not what ``reward`` says.
+        """
         self.teacher, self.recipe, self.config, self.clock = teacher, recipe, config, clock
         self.reward, self.loss, self.on_tick, self.updates = reward, loss, on_tick, 0
-        self.judge = judge or teacher
+        self.judge, self.weight = judge or teacher, weight
         self.selection = Selection(self.judge, recipe, config, clock, on_look)
         self.next_look: float = _FIRST_LOOK
         with_value = (
@@ -197,7 +201,14 @@ class Training:
             evaluations=played,
             seconds={**self.clock.wall, "total": self.clock.elapsed},
             cpu_seconds=dict(self.clock.cpu),
-            config=asdict(config) | (asdict(self.reward) if config.method in REWARDED else {}),
+            config=asdict(config) | self._reward(),
             history=tuple(self.selection.history),
             policy=student,
         )
+
+    def _reward(self) -> dict[str, Any]:
+        """How it learnt from reward, as plain data."""
+        if self.config.method not in REWARDED:
+            return {}
+        followed = {} if self.weight is None else {"teacher_weight": "a function of progress", "teacher_until": None}
+        return asdict(self.reward) | followed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import gymnasium as gym
 
 from policykd.clock import Clock
 from policykd.config import DistillConfig
-from policykd.errors import SpaceError, UsageError
+from policykd.errors import SpaceError, UnknownNameError, UsageError
 from policykd.home import recipe_for
 from policykd.load import load_teacher
+from policykd.losses import as_objective
+from policykd.multitask.lesson import Loss
 from policykd.multitask.training import Training
 from policykd.news import Look, Tick
 from policykd.policy import Policy
@@ -34,6 +37,7 @@ def multitask(
     envs: Mapping[str, Home] | None = None,
     *,
     config: DistillConfig | None = None,
+    loss: Loss | Mapping[str, Loss] | None = None,
     hidden: str | tuple[int, ...] = (16, 16),
     heads: Heads = "own",
     inputs: Inputs = "own",
@@ -54,6 +58,9 @@ def multitask(
         student: the student to teach, in place, whose tasks have these names; None builds ``MultiTask.suited``.
         envs: where a task's teacher does not live in its own environment, by the task's name.
         config: how; ``changes`` are fields of it, ``multitask(..., steps=20_000, seed=1)``. Steps are each task's.
+        loss: objective or pair loss of every task, of which each gets parameters and memory of its own, or some by the
+            task's name; whoever has none gets the family's default (``losses.defaults``). Weights that are functions of
+            ``Progress`` are told retention, agreement and losses of their own task.
         hidden, heads, inputs: of the student that is built.
         on_tick, on_look: called with the task's name after each round, and after each selection. The learner that they
             are shown is the whole student's: ``learner.averaged.task(name)`` acts.
@@ -64,7 +71,8 @@ def multitask(
 
     Raises:
         UsageError: ``multitask.teachers`` for less than two; ``multitask.tasks`` for a student of other tasks;
-            ``multitask.method`` for methods that do not teach by imitation; ``config.*``.
+            ``multitask.method`` for methods that do not teach by imitation; ``multitask.loss`` for a loss that becomes
+            NaN or infinite; ``name.task`` for an environment or loss of a task that no teacher has; ``config.*``.
         SpaceError: ``space.*`` when teacher, student and environment of a task do not fit together.
         EnvError: ``multitask.nan`` for observations or labels that are NaN.
     """
@@ -73,6 +81,10 @@ def multitask(
         config = replace(config or DistillConfig(), **changes)
         _check_config(config)
         found = by_environment(teachers)
+        losses = _losses(loss, found)
+        for name in envs or {}:
+            if name not in found:
+                raise UnknownNameError.of("task", name, found)
         recipes = {name: recipe_for(teacher, (envs or {}).get(name)) for name, teacher in found.items()}
         if student is None:
             student = MultiTask.suited(found, hidden, heads=heads, inputs=inputs, seed=config.seed)
@@ -86,7 +98,7 @@ def multitask(
                 wrappers=recipe.wrappers,
                 gamma=found[name].origin.gamma,
             )
-    training = Training(found, student, recipes, config, clock, on_tick, on_look)
+    training = Training(found, student, recipes, config, clock, on_tick, on_look, losses)
     return training.report(training.run())
 
 
@@ -109,6 +121,19 @@ def by_environment(teachers: Mapping[str, Teacher] | Sequence[Teacher]) -> dict[
         free = (f"{plain}-{n}" if n > 1 else plain for n in range(1, len(loaded) + 1))
         found[next(name for name in free if name not in found)] = teacher
     return found
+
+
+def _losses(loss: Loss | Mapping[str, Loss] | None, tasks: Mapping[str, Policy]) -> dict[str, Loss]:
+    """What somebody chose, by the task's name."""
+    if loss is None:
+        return {}
+    if not isinstance(loss, Mapping):
+        whole = as_objective(loss)
+        return {name: copy.deepcopy(whole) if whole.modules else whole for name in tasks}
+    for name in loss:
+        if name not in tasks:
+            raise UnknownNameError.of("task", name, tasks)
+    return {name: as_objective(one) for name, one in loss.items()}
 
 
 def _check_config(config: DistillConfig) -> None:

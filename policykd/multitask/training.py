@@ -16,7 +16,7 @@ from policykd.learner import Learner
 from policykd.losses import Weighted
 from policykd.losses.defaults import default_objective
 from policykd.losses.tasks import by_task
-from policykd.multitask.lesson import Lesson
+from policykd.multitask.lesson import Lesson, Loss, Own
 from policykd.news import Look, Tick
 from policykd.policy import Policy
 from policykd.prediction import Progress, Update
@@ -48,7 +48,10 @@ class Training:
         clock: Clock,
         on_tick: Callable[[str, Tick], None] | None,
         on_look: Callable[[str, Look], None] | None,
+        losses: Mapping[str, Loss] | None = None,
     ) -> None:
+        """``losses`` are those that somebody chose, by the task's name."""
+        self.losses = losses or {}
         self.config, self.clock, self.on_tick, self.on_look = config, clock, on_tick, on_look
         self.next_look: float = _FIRST_LOOK
         self.history: list[dict[str, Any]] = []
@@ -63,20 +66,22 @@ class Training:
         )
 
     def _begin(self, name: str, teacher: Policy, view: Student, recipe: Recipe) -> tuple[Lesson, Weighted]:
-        config, clock = self.config, self.clock
+        config, clock = self.config, Own(self.clock)
         with_value = config.value_weight > 0 and view.value_head is not None
         exam = Selection(teacher, recipe, config, clock, lambda look: self._looked(lesson, look))
         with clock.phase("collect"):
             envs = make(recipe, width(config, recipe), config.vector)
             collector = Collector(envs, teacher, seed=SEEDS * config.seed, explore=config.explore, values=with_value)
-            memory = Ring(config.memory, seed=config.seed, extra=False)
-            lesson = Lesson(name, teacher, recipe, collector, memory, exam, first_steps(config, teacher.spec))
-            acting = (view, 0.0) if config.method == "student" else (None, 1.0)
-            lesson.collect(min(WARM_UP, lesson.steps), *acting)
-            first = memory.newest(len(memory))
-        with clock.phase("learn"):
+        memory = Ring(config.memory, seed=config.seed, extra=False)
+        lesson = Lesson(name, teacher, recipe, collector, memory, exam, clock, first_steps(config, teacher.spec))
+        acting = (view, 0.0) if config.method == "student" else (None, 1.0)
+        lesson.collect(min(WARM_UP, lesson.steps), *acting)
+        first = memory.newest(len(memory))
+        with self.clock.phase("learn"):
             adopt_scales(view, teacher, first)
             with_value = with_value and first.target.value is not None
+            if name in self.losses:
+                return lesson, lesson.following(self.losses[name])
             objective = default_objective(
                 view.spec, first.target, with_value=with_value, value_weight=config.value_weight
             )
@@ -117,10 +122,12 @@ class Training:
         for turn in range(rounds):
             share = (turn + 1) / rounds
             told = Progress(self.env_steps, learner.updates, turn / rounds)
-            with clock.phase("collect"):
-                for lesson in short:
-                    until = began[lesson.name] + math.ceil(share * 2**cycle * lesson.steps)
-                    lesson.collect(until, learner.averaged.task(lesson.name), beta(told))
+            for lesson in short:
+                until = began[lesson.name] + math.ceil(share * 2**cycle * lesson.steps)
+                lesson.collect(until, learner.averaged.task(lesson.name), beta(told))
+            for lesson in self.lessons:
+                if lesson.name in self.losses:
+                    lesson.known = lesson.exam.known(told, learner.averaged.task(lesson.name), lesson.memory)
             update = None
             while made < share * updates:
                 progress = Progress(self.env_steps, learner.updates, made / updates)
@@ -131,6 +138,9 @@ class Training:
                         for lesson in self.lessons
                     ]
                     update = learner.step(batches, progress)
+                if not math.isfinite(update.loss):
+                    for lesson in self.lessons:
+                        lesson.refuse(update.terms)
                 yield update
             if self.on_tick is not None and update is not None:
                 whole: Any = learner
@@ -187,10 +197,7 @@ class Training:
             played = lesson.exam.played
             found[lesson.name] = (lesson, played, lesson.exam.finish(student.task(lesson.name), as_it_is=True))
         seconds, cpu = {**clock.wall, "total": clock.elapsed}, dict(clock.cpu)
-        tasks = {
-            name: self._task(lesson, it, played, stopped_by, seconds, cpu)
-            for name, (lesson, played, it) in found.items()
-        }
+        tasks = {name: self._task(lesson, it, played, stopped_by) for name, (lesson, played, it) in found.items()}
         return MultiReport(
             tasks,
             config.method,
@@ -213,8 +220,6 @@ class Training:
         found: Reported,
         played: int,
         stopped_by: str,
-        seconds: Mapping[str, float],
-        cpu: Mapping[str, float],
     ) -> Report:
         student = self.learner.student
         alone = student.alone(lesson.name)
@@ -232,8 +237,8 @@ class Training:
             env_steps=lesson.taken,
             updates=self.learner.updates,
             evaluations=played,
-            seconds=seconds,
-            cpu_seconds=cpu,
+            seconds=dict(lesson.clock.wall),
+            cpu_seconds=dict(lesson.clock.cpu),
             history=tuple(lesson.exam.history),
             policy=student.task(lesson.name),
         )

@@ -12,12 +12,25 @@ import torch
 from torch import Tensor
 
 from policykd.errors import DistributionError, UsageError
-from policykd.losses import Objective, PairLoss, Term, Weight, Weighted, as_objective, value_mse, weighted
+from policykd.losses import (
+    Advisor,
+    Objective,
+    PairLoss,
+    Term,
+    Weight,
+    Weighted,
+    as_objective,
+    forward_kl,
+    value_mse,
+    weighted,
+)
 from policykd.losses.noise import above
+from policykd.policy import Policy
 from policykd.prediction import Batch, Prediction, Progress
 from policykd.reinforced.experience import allowed, log_prob
 
 __all__ = [
+    "advised",
     "clipped_surrogate",
     "critic_objective",
     "entropy_bonus",
@@ -144,3 +157,36 @@ def reward_objective(
         entropy=(entropy, entropy_bonus),
         teacher=(teacher, pull),
     )
+
+
+def advised(
+    auxiliary: Policy,
+    loss: PairLoss = forward_kl,
+    *,
+    alpha: float = 4.0,
+    clip: float = 0.2,
+    value: float = 0.5,
+    entropy: float = 0.0,
+) -> Weighted:
+    """Row by row imitation or PPO: the teacher counts where it can be imitated (ADVISOR, 2007.12173, section 3.2).
+
+    For teachers that see more than the student does. ``losses.Advisor`` decides over PPO's surrogate and entropy; the
+    critic learns from every row. A Learner of it takes the place of the one that ``start`` returns:
+
+    >>> learner, experience = start(actor, teacher, envs, config, loss=loss, ratio=False, lr=1e-3)  # doctest: +SKIP
+    >>> objective = advised(copy.deepcopy(actor), loss)                                              # doctest: +SKIP
+    >>> learner = Learner(learner.student, objective, lr=1e-3, average=None, max_grad_norm=0.5)      # doctest: +SKIP
+    >>> for update in reinforced(learner, experience, config, steps=300_000): ...                    # doctest: +SKIP
+
+    Args:
+        auxiliary: a policy of the student's spec that nobody else trains, ``copy.deepcopy(actor)``.
+        loss: of student and auxiliary to the teacher; it must be 0 where they agree.
+        alpha: how fast a teacher that cannot be imitated loses weight: 0 is imitation alone, inf is PPO alone.
+        clip, value, entropy: as in ``reward_objective``.
+
+    Raises:
+        UsageError: ``weight.dynamic`` for a negative alpha.
+    """
+    reward = weighted(policy=(1.0, partial(clipped_surrogate, clip=clip)), entropy=(entropy, entropy_bonus))
+    advisor = as_objective(Advisor(auxiliary, reward, imitation=loss, alpha=alpha))
+    return weighted(advisor=(1.0, partial(kickstarting, loss=advisor)), value=(value, returns_error))

@@ -36,6 +36,7 @@ def record_tasks(run: Run, names: Iterable[str]) -> tuple[Callable[[str, Tick], 
         whole: Any = tick.learner.averaged
         kept = compare_on(tick.memory.newest(COMPARED).obs, whole.task(name), tick.collector.teacher)
         own = {t.removeprefix(f"{name}/"): float(v) for t, v in update.terms.items() if t.startswith(f"{name}/")}
+        counts = {t.removeprefix(f"{name}/"): float(w) for t, w in update.weights.items() if t.startswith(f"{name}/")}
         told = progress(tick, began)
         values = {
             **{tag: told.pop(tag) for tag in ("rollout/ep_rew_mean", "rollout/ep_len_mean")},
@@ -43,6 +44,7 @@ def record_tasks(run: Run, names: Iterable[str]) -> tuple[Callable[[str, Tick], 
             "distill/kl": kept.kl,
             "distill/value_error": kept.value_error,
             **{f"distill/loss/{term}": value for term, value in own.items()},
+            **{f"distill/weight/{term}": value for term, value in counts.items()},
         }
         run.scalars(steps, values, series[name])
         if name == next(iter(series)):

@@ -1,10 +1,12 @@
 """One student of several tasks at the shipped defaults, over training seeds: what it keeps of each teacher, how small.
 
     POLICYKD_TEACHERS=... python tests/benchmarks/multitask.py [--seeds 5] [--save FILE] [--new N]
+        [--form 3 16,16 shared own] [--form 3 16,16 shared padded]
 
 PPO's CartPole, DQN's Acrobot, QR-DQN's MountainCar; then PPO's LunarLander beside them. "Apart" is what students of
 16,16 would have, one a task. A cell is the mean over seeds with its Student-t interval; the geometric mean is over the
-tasks of a run, then it is a number a seed as any other. Each run reports 100 to 400 episodes a task.
+tasks of a run, then it is a number a seed as any other. Each run reports 100 to 400 episodes a task. ``--form`` (tasks,
+widths, heads, inputs) runs and prints those shapes alone, the first one's seeds before the next one's.
 """
 
 from __future__ import annotations
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--save", type=Path, help="rows that are there are not run again")
     parser.add_argument("--new", type=int, help="rows to run at most; then the tables of what there is")
+    parser.add_argument("--form", nargs=4, action="append", metavar=("TASKS", "HIDDEN", "HEADS", "INPUTS"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     done: dict[Cell, dict[str, Any]] = {}
@@ -120,13 +123,17 @@ def main() -> None:
     forms = [(tasks, hidden, *kind) for tasks, hidden in _FORMS for kind in _KINDS]
     wanted = [(*shape, seed) for seed in range(args.seeds) for shape in dict.fromkeys([*sizes, *forms])]
     wanted.sort(key=lambda cell: cell[:4] not in sizes[:2])  # what is asked for first, then how small it may be
+    if args.form is not None:
+        sizes, forms = [], [(int(tasks), hidden, heads, inputs) for tasks, hidden, heads, inputs in args.form]
+        wanted = [(*shape, seed) for shape in forms for seed in range(args.seeds)]
     missing = [cell for cell in wanted if cell not in done]
     for cell in missing[: args.new]:
         done[cell] = run(cell, args.agents)
         if args.save is not None:
             with args.save.open("a") as out:
                 out.write(json.dumps(done[cell]) + "\n")
-    table("Sizes", sizes, done, args.seeds)
+    if sizes:
+        table("Sizes", sizes, done, args.seeds)
     table("Forms", forms, done, args.seeds)
     if len(missing) > (args.new or len(missing)):
         print(f"\n{len(missing) - args.new} rows to go")

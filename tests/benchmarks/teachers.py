@@ -3,10 +3,10 @@
     POLICYKD_TEACHERS=... python tests/benchmarks/teachers.py [--seeds 0 1 2 3 4] [--save FILE] [--part gates]
 
 Three agents of LunarLander (PPO, A2C, DQN; --only names others). First table: returns as actors, on the same 400
-episodes. Then the gate, trained on reward with `policykd.reinforced`, one for each seed. Last table: students of 64,64
-at the shipped defaults, 400 reported episodes each; retention is in the scale of the best single teacher,
-(student - random) / (best - random), and the difference to the student of the best single teacher is paired by seed,
-with a Student-t interval. Finished cells are kept as JSON lines in --save, and a second call goes on from there.
+episodes. Then the gate, trained on reward with `policykd.reinforced.train_gate`, one for each seed. Last table:
+students of 64,64 at the shipped defaults, 400 reported episodes each; retention is in the scale of the best single
+teacher, (student - random) / (best - random), and the difference to the student of the best single teacher is paired by
+seed, with a Student-t interval. Finished cells are kept as JSON lines in --save, and a second call goes on from there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,15 @@ from typing import Any
 import torch
 
 import policykd as kd
-from policykd.config import RewardConfig
 from policykd.errors import PolicykdError
 from policykd.evaluation import student_t_interval
-from policykd.losses import Gate, calibrated, combine, forward_kl, sharpen
-from policykd.reinforced import reinforced, start
-from policykd.rollouts import make
-from policykd.supervised import cosine
+from policykd.losses import Gate, calibrated, combine, sharpen
 
 _AGENTS = ("ppo/LunarLander-v2_1", "a2c/LunarLander-v2_1", "dqn/LunarLander-v2_1")
 _SAMPLE, _ACTORS = 90_000, 700_000_000
 """First seeds of the episodes that freeze scales, and of those on which actors are compared."""
 
-REWARD = RewardConfig(critic_first=0, teacher_weight=0.0, gamma=0.995, gae_lambda=0.97, rollout=8192, epochs=6)
+REWARD = replace(kd.reinforced.GATE, gamma=0.995)
 
 
 class Bench:
@@ -82,16 +79,15 @@ class Bench:
         """A gate for this seed, on reward alone; its ensemble acts by a vote of the teachers' modes."""
         gate = Gate(self.teachers[0].spec, len(self.teachers), self.obs, seed=seed)
         team = self.team(combine.each(combine.mean, sharpen), gate)
-        envs = make(self.recipe, 16, "auto")
-        learner, experience = start(
-            team, team, envs, REWARD, loss=forward_kl, ratio=False, lr=cosine(REWARD.reward_rate), weight=0.0, seed=seed
-        )
-        kd.students.fit_normaliser(learner.student.critic, self.obs)
         taken = 0
-        for update in reinforced(learner, experience, REWARD, steps=steps, seed=seed):
-            if update.progress.env_steps != taken:
-                taken = update.progress.env_steps
-        envs.close()
+
+        def note(update: kd.Update) -> None:
+            nonlocal taken
+            taken = update.progress.env_steps
+
+        kd.reinforced.train_gate(
+            team, self.recipe, steps=steps, config=REWARD, sample=self.obs, seed=seed, on_update=note
+        )
         torch.save(gate.state_dict(), self.gates / f"gate-{seed}.pt")
         said = team.ask(self.obs)
         shares = gate(self.obs, said).detach().flatten(1).mean(1)

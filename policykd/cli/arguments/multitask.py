@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from policykd.cli.arguments import Runs
+from policykd.cli.names import check_loss
 from policykd.config import DistillConfig
 from policykd.errors import UsageError
 from policykd.sizes import parse_hidden
@@ -27,6 +28,10 @@ class Arguments(Runs):
     """A first layer for each task, or one for all that reads observations padded with zeros."""
     normalizer: str = "auto"
     """The teachers' VecNormalize files; auto finds them, none acts in the zips' own spaces."""
+    loss: str | None = None
+    """A name of `policykd list losses`, or module:function of your own, for every task; else each family's default."""
+    value: bool = False
+    """Give the student a value head a task and teach it the teachers' values."""
     how: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
@@ -48,3 +53,5 @@ class Arguments(Runs):
                 "multitask.method", f"several tasks with --method {self.how.method}", "teacher, student or dagger"
             )
         parse_hidden(self.hidden)
+        if self.loss is not None:
+            check_loss(self.loss)

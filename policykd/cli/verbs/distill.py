@@ -8,20 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from policykd import losses, students
+from policykd import students
 from policykd.cli.arguments.distill import Arguments
 from policykd.cli.flags import settings
-from policykd.cli.names import loss_of
 from policykd.cli.places import home, prepare, run_folder, taught_by
 from policykd.cli.screen import Screen, number, span
-from policykd.cli.teaching import plan, show_plan, spent, waited, where
+from policykd.cli.teaching import objective, plan, show_plan, spent, waited, where
 from policykd.config import REWARDED, parse_via
 from policykd.distill import distill
 from policykd.distill.chain import assistants
 from policykd.news import Look, Tick
 from policykd.policy import Policy
 from policykd.recipe import Recipe
-from policykd.reinforced import acting, check_density
+from policykd.reinforced import acting, check_density, check_gate
 from policykd.report import Stage
 from policykd.run import Run, check_vacant
 from policykd.run.record import record_via
@@ -37,10 +36,11 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     teacher = taught_by(args)
     if args.how.method in REWARDED:
         check_density(teacher.spec)
+        check_gate(args.reward, teacher)
     recipe = home(teacher, args.env)
     student = _student(args, teacher)
     between = assistants(parse_via(args.via, args.how, args.reward), teacher, student, seed=args.how.seed)
-    loss = _loss(args)
+    loss = objective(args.loss, args.how.value_weight if args.value else 0.0)
     folder = run_folder(args.out, recipe.env_id, _size(student).replace(",", "x"))
     if args.dry_run:
         check_vacant(folder)
@@ -104,15 +104,6 @@ def _student(args: Arguments, teacher: Policy) -> Student:
     if args.max_params is not None:
         hidden = students.widest(teacher.spec, students.parse_budget(args.max_params, teacher.acting_parameters))
     return students.suited(teacher, hidden, value=args.value, seed=args.how.seed)
-
-
-def _loss(args: Arguments) -> Any:
-    if args.loss is None:
-        return None
-    found = losses.as_objective(loss_of(args.loss))
-    if args.value and args.how.value_weight > 0 and set(found.parts) == {"policy"}:
-        return losses.weighted(policy=found.parts["policy"], value=(args.how.value_weight, losses.value_mse))
-    return found
 
 
 def _saved(run: Run, newest: Tick | None, stage: Stage | None) -> str:

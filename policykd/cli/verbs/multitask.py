@@ -12,7 +12,7 @@ from policykd.cli.arguments.multitask import Arguments
 from policykd.cli.flags import settings
 from policykd.cli.places import agent, home, prepare, run_folder
 from policykd.cli.screen import Screen, number, span
-from policykd.cli.teaching import spent
+from policykd.cli.teaching import objective, spent
 from policykd.multitask import by_environment, multitask
 from policykd.news import Look, Tick
 from policykd.policy import Policy
@@ -29,7 +29,10 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Teach, measure, write; returns the fields of report.json and the run's folder."""
     prepare(args.threads, args.gym_packages)
     teachers = by_environment([agent(path, args.normalizer) for path in args.teachers])
-    student = MultiTask.suited(teachers, args.hidden, heads=args.heads, inputs=args.inputs, seed=args.how.seed)
+    student = MultiTask.suited(
+        teachers, args.hidden, heads=args.heads, inputs=args.inputs, value=args.value, seed=args.how.seed
+    )
+    loss = objective(args.loss, args.how.value_weight if args.value else 0.0)
     folder = run_folder(args.out, "multitask", "x".join(map(str, student.hidden)))
     if args.dry_run:
         check_vacant(folder)
@@ -57,7 +60,7 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
 
             began = time.perf_counter()
             try:
-                report = multitask(teachers, student, config=args.how, on_tick=on_tick, on_look=on_look)
+                report = multitask(teachers, student, config=args.how, loss=loss, on_tick=on_tick, on_look=on_look)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_saved(run, newest)) from None
         before = began - screen.began

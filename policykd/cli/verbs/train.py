@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from policykd import recipe
@@ -11,6 +12,7 @@ from policykd.cli.flags import settings
 from policykd.cli.names import reach_here
 from policykd.cli.places import prepare, run_folder
 from policykd.cli.screen import Screen, span
+from policykd.clock import Clock
 from policykd.evaluation import evaluate
 from policykd.load import load_teacher
 from policykd.prediction import Progress
@@ -29,10 +31,13 @@ _REPORT, _SEEDS = 500_000_000, 10_000
 
 def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     """Train, measure, write; returns the fields of report.json and the run's folder."""
-    prepare(args.threads, args.gym_packages)
-    if ":" in args.env:
-        reach_here()
-    where = recipe.load(args.env)
+    clock = Clock()
+    waited = time.perf_counter() - screen.began  # imports
+    with clock.phase("load"):
+        prepare(args.threads, args.gym_packages)
+        if ":" in args.env:
+            reach_here()
+        where = recipe.load(args.env)
     asked = where.hyperparams.get(args.algo, {})
     folder = run_folder(args.out, where.env_id, args.algo)
     if args.dry_run:
@@ -60,21 +65,24 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
                 tell(news.env_steps, round(news.env_steps / max(news.fraction, 1e-9)), seen)
 
             try:
-                result = train(
-                    where,
-                    args.algo,
-                    out=folder,
-                    seed=args.seed,
-                    total_timesteps=args.steps,
-                    until=args.until,
-                    progress=progress,
-                )
+                with clock.phase("learn"):
+                    result = train(
+                        where,
+                        args.algo,
+                        out=folder,
+                        seed=args.seed,
+                        total_timesteps=args.steps,
+                        until=args.until,
+                        progress=progress,
+                    )
             except KeyboardInterrupt:
                 kept = (
                     f"the best so far: policykd evaluate {folder}" if any(folder.glob("*.zip")) else "nothing was kept"
                 )
                 raise KeyboardInterrupt(kept) from None
-        fields = _measured(args, where, result, run, screen)
+        fields = _measured(args, where, result, run, clock)
+        spent = {name: wall + waited * (name == "load") for name, wall in clock.wall.items()}
+        fields["seconds"] = _rounded({**spent, "total": time.perf_counter() - screen.began})
         run.write_report(fields)
     it, random = fields["teacher"], fields["random"]
     figures = [
@@ -90,13 +98,17 @@ def run(args: Arguments, screen: Screen) -> dict[str, Any]:
     return {**fields, "run": str(folder)}
 
 
-def _measured(args: Arguments, where: Recipe, result: TrainResult, run: Run, screen: Screen) -> dict[str, Any]:
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(spent, 3) for name, spent in seconds.items()}
+
+
+def _measured(args: Arguments, where: Recipe, result: TrainResult, run: Run, clock: Clock) -> dict[str, Any]:
     """The fields of report.json: the saved model, loaded from its file, beside the random policy."""
-    teacher = load_teacher(run.folder)
-    began = time.perf_counter()
-    score = evaluate(teacher, where, args.episodes, seed=_REPORT + _SEEDS * args.seed)
-    random = evaluate(None, where, args.episodes, seed=_REPORT + _SEEDS * args.seed)
-    spent = time.perf_counter() - began
+    with clock.phase("load"):
+        teacher = load_teacher(run.folder)
+    with clock.phase("evaluate"):
+        score = evaluate(teacher, where, args.episodes, seed=_REPORT + _SEEDS * args.seed)
+        random = evaluate(None, where, args.episodes, seed=_REPORT + _SEEDS * args.seed)
     for tag in ("eval/mean_reward", "rollout/ep_rew_mean"):
         run.reference(result.timesteps, {tag: random.mean}, "random")
     parts = find(run.folder)
@@ -111,11 +123,8 @@ def _measured(args: Arguments, where: Recipe, result: TrainResult, run: Run, scr
         "teacher": Measured.of(score, teacher).to_dict(),
         "random": Measured.of(random).to_dict(),
         "env_steps": result.timesteps,
-        "seconds": {
-            "learn": round(result.seconds, 3),
-            "evaluate": round(spent, 3),
-            "total": round(time.perf_counter() - screen.began, 3),
-        },
+        "seconds": {},
+        "cpu_seconds": _rounded(clock.cpu),
         "files": {str(path.relative_to(run.folder)): file_hash(path) for path in files},
         "config": settings(args),
         "versions": versions(),
