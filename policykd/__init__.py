@@ -44,6 +44,7 @@ __all__ = [
     "rollouts",
     "students",
     "supervised",
+    "taps",
     "teachers",
 ]
 
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         rollouts,
         students,
         supervised,
+        taps,
         teachers,
     )
     from policykd.classify import distill_classifier

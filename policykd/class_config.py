@@ -14,8 +14,8 @@ ClassLoss = Literal["kd", "standardised", "decoupled", "dist", "attention", "rel
 CLASS_LOSSES: tuple[ClassLoss, ...] = ("kd", "standardised", "decoupled", "dist", "attention", "relations", "hints")
 """What stands for the teacher's word: its softened law, a variant of that, or the law and its features."""
 
-ViewName = Literal["none", "shift", "flip", "mixup", "words", "spans"]
-VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup", "words", "spans")
+ViewName = Literal["none", "shift", "flip", "mixup", "noise", "words", "spans"]
+VIEWS: tuple[ViewName, ...] = ("none", "shift", "flip", "mixup", "noise", "words", "spans")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,14 @@ class ClassifyConfig:
     average: float = 0.99
     """Decay of the moving average of the weights that is measured and saved; 0 keeps none."""
     labels: float = 1.0
-    """Share of the training rows whose label the students get; the teacher has all."""
+    """Share of the training rows whose label the students get; validation keeps all of its, the teacher has all."""
+    raters: bool = False
+    """Where people rated a row, the students' true label is the law of what they said, not the most frequent word."""
     inputs: Literal["all", "labelled"] = "all"
     """What the distilled student sees: all rows, labelled by the teacher, or only those with a label."""
     view: ViewName | None = None
-    """An augmentation that teacher and students see alike; the teacher is asked about each. None: of texts, spans."""
+    """An augmentation that teacher and students see alike; the teacher is asked about each. None: of texts, spans.
+    Noise is of numbers: normal, a tenth of each column's standard deviation."""
     copies: int | None = None
     """Views of each row that the teacher answers once, beside the rows themselves; 0: of each batch, anew. None: 0, of
     spans 1."""
@@ -57,7 +60,9 @@ class ClassifyConfig:
     """Seeds first weights, which labels are kept, orders and views; the cut of the data does not depend on it."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant: ``config.zero``, ``config.range``, ``name.loss``, ``.view``, ``.inputs``."""
+        """Refuse what cannot be meant: ``config.zero``, ``.range``, ``.copies``, ``.raters``; ``name.loss``, ``.view``,
+        ``.inputs``.
+        """
         for name in ("epochs", "batch_size", "teacher_epochs", "patience"):
             value = vars(self)[name]
             if value is not None and value < 1:
@@ -65,6 +70,10 @@ class ClassifyConfig:
                 raise UsageError("config.zero", f"{flag} {value}", "at least 1", f"leave {flag} out for the default")
         if self.copies is not None and (self.copies < 0 or (self.copies and self.view == "none")):
             raise UsageError("config.copies", f"--copies {self.copies} of the view {self.view}", "1 or more of a view")
+        if self.raters and (self.view == "mixup" or self.labels < 1):
+            found = "--view mixup, which mixes labels" if self.view == "mixup" else f"--labels {self.labels}"
+            fix = "leave one of them out (what raters said would tell the labels that are to be hidden)"
+            raise UsageError("config.raters", f"--raters with {found}", "raters of all training rows", fix)
         if self.loss not in CLASS_LOSSES:
             raise UnknownNameError.of("loss", self.loss, CLASS_LOSSES)
         if self.view is not None and self.view not in VIEWS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from policykd import losses
 from policykd.class_config import CLASS_LOSSES, ClassifyConfig
 from policykd.classifiers import Classifier, build, save
 from policykd.classify import ClassReport, distill_classifier, train_classifier
+from policykd.classify.objectives import rated
 from policykd.classify.probing import probe
+from policykd.classify.seeing import view_of
 from policykd.datasets import Labelled, Split
+from policykd.distributions import Categorical
 from policykd.errors import PolicykdError
 from policykd.learner import Learner
 from policykd.prediction import Batch, Prediction, Progress
-from policykd.supervised import MISSING, score
+from policykd.supervised import MISSING, Examples, score, views
 
 
 def bars(n: int, seed: int) -> Split:
@@ -129,6 +134,100 @@ def test_the_cache_answers_the_second_time(teacher: Classifier, tmp_path: Path) 
     )
     assert (first.answers["hit_rate"], second.answers["hit_rate"]) == (0.0, 1.0)
     assert first.student.score == second.student.score
+    # Validation and test rows of the same teacher are in the cache, too: no other teacher's, and no other data's.
+    assert (first.answers["other_teachers"], first.answers["other_data"]) == (0, 0)
+    other = build("cnn:4", inputs=DATA.train.inputs, classes=DATA.classes, seed=9)
+    changed = distill_classifier(DATA, teacher=other, student="cnn:4,8", cache=str(tmp_path), **QUICK)
+    assert (changed.answers["hit_rate"], changed.answers["other_teachers"]) == (0.0, 1)
+    via = distill_classifier(DATA, teacher=teacher, student="cnn:2", via=["cnn:4,8"], cache=str(tmp_path), **QUICK)
+    assert [it["hit_rate"] for it in (*via.via_answers, via.answers)] == [1.0, 0.0]
+
+
+def numbers(n: int, seed: int) -> Split:
+    """Three columns in three units; the second one, times a thousand, decides."""
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    label = (x[:, 1] > 0.4).long() + (x[:, 1] > -0.4).long()
+    return Split(x * torch.tensor([1.0, 1000.0, 0.0]) + 7.0, label)
+
+
+NUMBERS = Labelled("numbers", "made here", DATA.classes, numbers(300, 0), numbers(80, 1), numbers(100, 2))
+
+
+def test_noise_is_in_the_units_of_each_column() -> None:
+    view = view_of("noise", NUMBERS.train.inputs)
+    assert view is not None
+    plain = Examples(NUMBERS.train.inputs, NUMBERS.train.labels)
+    seen = view(plain, torch.Generator().manual_seed(0))
+    spread = plain.inputs.std(0)  # type: ignore[union-attr]
+    noise = (seen.inputs - plain.inputs).std(0)  # type: ignore[operator]
+    assert noise[2] == 0  # what never changes stays
+    assert (noise[:2] / spread[:2]).tolist() == pytest.approx([0.1, 0.1], rel=0.15)
+    found = distill_classifier(NUMBERS, teacher="mlp:16", student="mlp:4", view="noise", epochs=20, batch_size=50)
+    assert found.answers["on_the_fly"] and found.config["view"] == "noise"
+    assert found.student.score.accuracy.value is not None and found.student.score.accuracy.value > 0.75
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_a_view_of_ones_own(teacher: Classifier, copies: int) -> None:
+    seen: list[int] = []
+
+    def darker(examples: Examples, generator: torch.Generator) -> Examples:
+        seen.append(len(examples))
+        factor = torch.rand(len(examples), 1, 1, 1, generator=generator)
+        dark = (examples.inputs.float() * (0.5 + 0.5 * factor)).to(torch.uint8)  # type: ignore[union-attr]
+        return replace(examples, inputs=dark, target=None)
+
+    found = distill_classifier(DATA, teacher=teacher, student="cnn:2", view=darker, copies=copies, **QUICK)
+    assert found.answers["on_the_fly"] == (copies == 0) and found.answers["rows"] == 400 * (1 + copies)
+    assert sum(seen) >= 400 * max(copies, 6)  # views of each batch, the student alone's too
+    fields = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (fields["config"]["view"], fields["config"]["copies"]) == ("own", copies)
+    plain = distill_classifier(DATA, teacher=teacher, student="cnn:2", **QUICK)
+    assert plain.student.score != found.student.score and plain.alone.score != found.alone.score
+    named = distill_classifier(DATA, teacher=teacher, student="cnn:2", view=views.shift(2), **QUICK)
+    by_name = distill_classifier(DATA, teacher=teacher, student="cnn:2", view="shift", **QUICK)
+    assert named.student.score == by_name.student.score and named.alone.score == by_name.alone.score
+
+
+def rated_set(n: int, seed: int) -> Split:
+    """Of rows on one side people are of two minds, 60 to 40: the label says half of what there is to know."""
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+    right = x[:, 0] > 0
+    law = torch.where(right[:, None], torch.tensor([0.4, 0.6]), torch.tensor([0.98, 0.02]))
+    return Split(x, law.argmax(-1), law)
+
+
+RATED = Labelled("rated", "made here", ("no", "yes"), rated_set(300, 0), rated_set(100, 1), rated_set(200, 2))
+
+
+def test_students_may_learn_what_people_said() -> None:
+    teacher = build("mlp:8", inputs=RATED.train.inputs, classes=RATED.classes, seed=3)
+    how: dict[str, Any] = {"student": "mlp:8", "epochs": 60, "batch_size": 50, "learning_rate": 0.01}
+    plain, rated = (
+        distill_classifier(RATED, teacher=teacher, alpha=0.0, raters=raters, **how) for raters in (False, True)
+    )
+
+    def sure(who: Classifier) -> float:
+        said = who.label_all(RATED.test.inputs).dist
+        return float(said.probs[RATED.test.inputs[:, 0] > 0.3, 1].mean())  # type: ignore[union-attr,index]
+
+    for who in ("alone", "student"):
+        assert sure(plain.policies[who]) > 0.9
+        assert sure(rated.policies[who]) == pytest.approx(0.6, abs=0.05)
+    assert plain.to_dict()["config"]["raters"] is False and rated.config["raters"] is True
+
+
+def test_rows_that_nobody_rated_have_their_label() -> None:
+    said = Prediction(Categorical(torch.randn(3, 2, generator=torch.Generator().manual_seed(0))))
+    soft = torch.tensor([[0.25, 0.75], [0.0, 0.0], [0.0, 0.0]])
+    batch = Batch(torch.zeros(3, 1), said, extra={"label": torch.tensor([0, 1, MISSING]), "soft": soft})
+    own = -said.dist.log_probs  # type: ignore[union-attr]
+    wanted = torch.stack([0.25 * own[0, 0] + 0.75 * own[0, 1], own[1, 1], torch.tensor(0.0)])
+    torch.testing.assert_close(rated(said, batch)[""], wanted)
+    torch.testing.assert_close(
+        rated(said, Batch(batch.obs, said, extra={"label": batch.extra["label"]}))[""],
+        losses.label_nll(said, batch)[""],
+    )
 
 
 @pytest.mark.parametrize("view", ["shift", "flip", "mixup"])
@@ -174,6 +273,7 @@ def test_assistants_stand_between_teacher_and_student(teacher: Classifier) -> No
     assert found.student.score.agreement == pytest.approx(float((theirs == own).float().mean()))
     fields = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [it["params"] for it in fields["via"]] == [it.params for it in found.via]
+    assert [it["answers"]["rows"] for it in fields["via"]] == [400, 400] and fields["answers"]["rows"] == 400
     with pytest.raises(PolicykdError, match=r"classifier\.shape"):
         distill_classifier(DATA, teacher=teacher, student="cnn:2", via=["cnn"], **QUICK)
 
@@ -335,6 +435,10 @@ def test_what_cannot_be_is_refused_before_anything_is_learnt() -> None:
     assert code(numbers, teacher="mlp:4", student="mlp:2", view="flip") == "classify.view"
     turned = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes[::-1])
     assert code(student=turned) == code(teacher=turned, student=turned) == code(alone=turned) == "classify.classes"
+    assert code(view="noise") == code(words, teacher="bag:4", student="bag:2", view="noise") == "classify.view"
+    assert code(raters=True) == "classify.raters"
+    assert code(RATED, teacher="mlp:4", student="mlp:2", raters=True, view="mixup") == "config.raters"
+    assert code(RATED, teacher="mlp:4", student="mlp:2", raters=True, labels=0.5) == "config.raters"
     assert code(inputs="labeled") == "name.inputs"
     for knob in ("temperature", "learning_rate"):
         assert code(**{knob: float("inf")}) == "config.range"
@@ -362,6 +466,23 @@ def test_a_loss_of_ones_own_compares_taps(teacher: Classifier, room: int, monkey
     student = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes, taps=where)
     found = distill_classifier(DATA, teacher=tapped, student=student, loss=closer, epochs=1, batch_size=64)
     assert set(seen) == {(True, False)} and found.answers["on_the_fly"] == (room == 0)
+
+
+def test_a_loss_that_cannot_judge_is_refused_before_anything_is_learnt(teacher: Classifier) -> None:
+    where = {"maps": "convolutions.1"}
+    tapped = Classifier(teacher.module, teacher.classes, taps=where, shape=teacher.shape)
+    plain = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes)
+    student = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes, taps=where)
+    loss = partial(losses.attention_transfer, feature="maps")
+    learnt: list[str] = []
+    how: dict[str, Any] = {"teacher": tapped, "loss": loss, "on_update": lambda who, _: learnt.append(who), **QUICK}
+    with pytest.raises(PolicykdError, match=r"via-1 \(the student gives no feature 'maps'.*\[classify\.via\]"):
+        distill_classifier(DATA, student=student, via=["cnn:4"], **how)
+    with pytest.raises(PolicykdError, match=r"the student gives no feature 'maps'.*\[loss\.feature\]"):
+        distill_classifier(DATA, student=plain, **how)
+    assert not learnt
+    found = distill_classifier(DATA, student=student, via=["same"], **how)  # which has the student's taps
+    assert set(learnt) == {"alone", "via-1", "student"} and found.via[0].shape == "cnn:2"
 
 
 @pytest.mark.parametrize("view", ["shift", "flip", "mixup"])
@@ -402,7 +523,7 @@ def test_labels_alone_never_reach_the_teacher(teacher: Classifier) -> None:
     assert one.alone.score.accuracy == two.alone.score.accuracy and one.student.score != two.student.score
 
 
-def test_one_loss_object_teaches_both_alone() -> None:
+def test_a_learner_of_ones_own_takes_the_objective() -> None:
     """The objective of the front is an objective like any other: a Learner of its own takes it."""
     student = build("cnn:2", inputs=DATA.train.inputs, classes=DATA.classes)
     learner = Learner(student, losses.hard_and_soft(alpha=0.5))

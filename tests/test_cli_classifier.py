@@ -107,6 +107,78 @@ def test_assistants_are_kept_and_shown(data: Path, run: Path, tmp_path: Path, ca
     assert json.loads((tmp_path / "a/config.json").read_text())["via"] == ["cnn:4", "same"]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["{data}", "--via", "cnn:4", "--via", "same"],
+        ["{data}", "--via", "cnn:4", "same"],
+        ["--via", "cnn:4", "--via", "same", "{data}"],
+        ["--via", "cnn:4", "same", "{data}"],
+        ["--via=cnn:4", "--via", "same", "{data}"],
+    ],
+)
+def test_assistants_are_typed_in_a_list_or_one_by_one(
+    args: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    typed = [arg.format(data=data) for arg in args]
+    out = tmp_path / "a"
+    assert main(["distill-classifier", *typed, *QUICK, "--out", str(out), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"]["via"] == ["cnn:4", "same"] and not out.exists()
+    small, student = found["via"]
+    assert small["shape"] == "cnn:4" and student == {"shape": "cnn:2", "params": found["student"]["params"]}
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("via", "code"),
+    [
+        (["cnn:x"], "classifier.shape"),
+        (["64,64"], "classifier.shape"),
+        (["cnn:4", "--via", "bag:8"], "classifier.inputs"),
+        (["cnn:4", "cnn:"], "classifier.shape"),
+    ],
+)
+def test_an_assistant_that_cannot_be_is_refused_before_there_is_a_folder(
+    via: list[str], code: str, dry: bool, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    typed = [*QUICK, "--via", *via, str(data), "--out", str(tmp_path / "a"), *(["--dry-run"] if dry else [])]
+    assert main(["distill-classifier", *typed]) == 2
+    assert f"[{code}]" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_the_table_has_the_distillation_loss(data: Path, run: Path, capsys: pytest.CaptureFixture) -> None:
+    report = json.loads((run / "report.json").read_text())
+    args = ["distill-classifier", str(data), "--config", str(run / "config.json"), "--out", str(run.parent / "again")]
+    assert main([*args, "--quiet"]) == 0
+    said = capsys.readouterr().out
+    head, *lines = [line for line in said.splitlines() if "KD loss" in line or "student" in line]
+    assert head.split()[-2:] == ["KD", "loss"]
+    assert [line.split()[-1] for line in lines] == [f"{report[who]['kd_loss']:.4f}" for who in ("alone", "student")]
+
+
+def test_a_cache_of_another_teacher_s_answers_is_named(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = ["distill-classifier", "--student", "cnn:2", *QUICK[:4], "--cache", str(tmp_path / "cache"), "--quiet"]
+    said = []
+    with np.load(data) as arrays:
+        np.savez(tmp_path / "fewer.npz", x=arrays["x"][:300], y=arrays["y"][:300])
+    for i, (what, teacher) in enumerate(
+        [
+            (data, run / "teacher"),
+            (data, run / "alone"),
+            (data, run / "teacher"),
+            (tmp_path / "fewer.npz", run / "teacher"),
+        ]
+    ):
+        assert main([*args, str(what), "--teacher", str(teacher), "--out", str(tmp_path / str(i))]) == 0
+        said.append(capsys.readouterr().out)
+    assert ["asked anew" in text for text in said] == [False, True, False, True]
+    assert "another teacher's" in said[1] and "this teacher's answers, but to other rows" in said[3]
+    assert "100% from the cache" in said[2]
+
+
 def test_ctrl_c_keeps_who_has_learnt(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +227,9 @@ def test_a_classifier_is_inspected_and_not_promoted(run: Path, capsys: pytest.Ca
         (["{data}", "--loss", "attentoin"], "cli", 2),
         (["{data}", "--alpha", "2"], "config.range", 2),
         (["{data}", "--labels", "0"], "config.range", 2),
+        (["{data}", "--raters"], "classify.raters", 2),
+        (["{data}", "--raters", "--view", "mixup"], "config.raters", 2),
+        (["{data}", "--view", "noise"], "classify.view", 2),
         (["{data}", "--threads", "0"], "config.zero", 2),
         (["{data}", "--teacher", "cnn:8", "--student", "cnn:2", "--out", "{run}"], "run.exists", 1),
     ],

@@ -195,6 +195,10 @@ def test_train_makes_a_run_that_every_verb_reads(trained: Path, tmp_path: Path, 
     report = json.loads((trained / "report.json").read_text())
     assert (report["kind"], report["method"], report["env_id"]) == ("train", "a2c", "CartPole-v1")
     assert report["env_steps"] == 600
+    phases = {"load", "learn", "evaluate"}
+    assert set(report["seconds"]) == phases | {"total"} and set(report["cpu_seconds"]) == phases
+    assert sum(report["seconds"][name] for name in phases) <= report["seconds"]["total"]
+    assert all(spent > 0 for spent in (*report["seconds"].values(), report["cpu_seconds"]["learn"]))
     assert report["teacher"]["episodes"] == report["random"]["episodes"] == 100
     teacher = load_teacher(trained)
     again = evaluate(teacher, "CartPole-v1", 100, seed=500_000_000)

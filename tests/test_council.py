@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_a_function_of_the_users_combines_as_well() -> None:
     obs = torch.randn(9, 4)
     first = kd.council([PPO, PPO], lambda said: said[0]).label(obs).dist
     torch.testing.assert_close(first.probs, kd.load_teacher(PPO).label(obs).dist.probs)  # type: ignore[union-attr]
+
+
+def test_weights_are_a_partial_of_the_mean() -> None:
+    obs = torch.randn(30, 4)
+    ppo, dqn, both = (
+        kd.council(paths, how).label(obs).dist.probs  # type: ignore[union-attr]
+        for paths, how in (
+            ([PPO, DQN], partial(kd.losses.combine.mean, weights=(1.0, 0.0))),
+            ([PPO, DQN], partial(kd.losses.combine.mean, weights=(0.0, 1.0))),
+            ([PPO, DQN], partial(kd.losses.combine.mean, weights=(0.7, 0.3))),
+        )
+    )
+    torch.testing.assert_close(ppo, kd.load_teacher(PPO).label(obs).dist.probs)  # type: ignore[union-attr]
+    assert not torch.allclose(ppo, dqn)
+    torch.testing.assert_close(both, 0.7 * ppo + 0.3 * dqn)
 
 
 def test_who_does_not_fit_is_refused() -> None:

@@ -482,7 +482,8 @@ def test_label_keeps_to_its_budget_and_to_whole_episodes(cartpole: datasets.Data
     assert batch.mask is not None
     final = ~batch.mask
     assert int(final.sum()) in range(manifest.episodes - 3, manifest.episodes + 1), "a last one may still be to come"
-    assert torch.equal(batch.target.dist.logits, Balancer(-10.0).label(batch.obs).dist.logits)
+    # Not the same bits: a product of other many rows may be summed in another order.
+    torch.testing.assert_close(batch.target.dist.logits, Balancer(-10.0).label(batch.obs).dist.logits)  # type: ignore[union-attr]
     for number in batch.extra["episode"].unique():
         mine = batch.extra["episode"] == number
         assert batch.mask[mine][:-1].all() and not batch.extra["done"][mine][:-2].any()

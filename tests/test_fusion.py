@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from policykd.classifiers import Classifier
 from policykd.distributions import Categorical, DiagGaussian
 from policykd.errors import DistributionError, SpaceError, UsageError
+from policykd.learner import Learner
 from policykd.losses import Fusion, combine, forward_kl
 from policykd.prediction import Prediction
+from policykd.supervised import MISSING, Rows, epochs, views
 
 
 def experts(n: int, seed: int = 0) -> tuple[list[Prediction], Tensor]:
@@ -91,6 +94,55 @@ def test_formula_by_hand() -> None:
     shares = fusion.gates(said).mean(-2)
     law = (shares[:, :1] * said[0].dist.probs + shares[:, 1:] * said[1].dist.probs).log()
     torch.testing.assert_close(fusion(said).dist.log_probs, law)
+
+
+class Half(nn.Module):
+    """Right on one side of x = 0; on the other it takes every class for the next, and is as sure of it."""
+
+    def __init__(self, side: bool) -> None:
+        super().__init__()
+        self.side = side
+        generator = torch.Generator().manual_seed(3)
+        self.hidden, self.weight = nn.Identity(), nn.Parameter(4.0 * torch.randn(4, 3, generator=generator))
+
+    def truth(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.truth(self.hidden(x))
+        return torch.where((x[:, :1] > 0) == self.side, z, z.roll(1, -1))
+
+
+class Council:
+    """Several classifiers as the one teacher that a loop asks."""
+
+    def __init__(self, teachers: list[Classifier], how: Any) -> None:
+        self.teachers, self.how = teachers, how
+
+    def label(self, inputs: Any, /) -> Prediction:
+        said: Prediction = self.how([teacher.label(inputs) for teacher in self.teachers])
+        return said
+
+
+def test_a_student_of_two_teachers_each_right_on_one_side() -> None:
+    x = torch.randn(600, 4, generator=torch.Generator().manual_seed(0))
+    fresh = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
+    teachers = [Classifier(Half(side), 3, taps=("hidden",)) for side in (True, False)]
+    truth = Half(True).truth
+    said = [teacher.label(x) for teacher in teachers]
+    fusion = Fusion(said, feature="hidden")
+    few = torch.where(torch.arange(600) < 200, truth(x).detach().argmax(-1), MISSING)
+    fusion.fit(said, few, epochs=60, rows=64)
+    found = {}
+    for name, how in (("mean", combine.mean), ("fused", fusion)):
+        student = Classifier(nn.utils.skip_init(nn.Linear, 4, 3), 3)
+        for p in student.parameters():
+            nn.init.zeros_(p)
+        learner = Learner(student, forward_kl, lr=0.05)
+        unlabelled = Rows(x, torch.full((600,), MISSING), batch_size=100)
+        list(epochs(learner, unlabelled, 30, teacher=Council(teachers, how), view=views.noise(0.1)))
+        found[name] = right(learner.averaged.label(fresh), truth(fresh).argmax(-1))
+    assert found["mean"] < 0.75 and found["fused"] > 0.9
 
 
 def test_no_distillation_loss_reaches_it() -> None:

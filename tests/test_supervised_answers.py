@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from toys import Scorer
+from toys import Balancer, Scorer
 
 from policykd import losses
 from policykd.classifiers import Classifier, Vocabulary, build
@@ -20,6 +21,7 @@ from policykd.learner import Learner
 from policykd.prediction import Prediction
 from policykd.supervised import Rows, WithAnswers, answers, epochs, hash_inputs, hash_weights, read_answers
 from policykd.taps import Tapped
+from policykd.teachers import Ensemble
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def test_the_second_time_nobody_is_asked(tmp_path: Path, x: Tensor) -> None:
     assert teacher.asked == 9000 and first.hit_rate == 0 and first.folder is not None
     clock = Clock()
     second = answers(teacher, x, cache=tmp_path, features=["inputs"], clock=clock)
-    assert teacher.asked == 9000 and second.hit_rate == 1 and second.others == 0
+    assert teacher.asked == 9000 and second.hit_rate == 1
+    assert second.other_teachers == second.other_data == 0
     fresh = Scorer(5, 3, seed=1).label(x)
     for found in (first, second):
         assert torch.allclose(found.target.dist.logits, fresh.dist.logits, atol=1e-6)  # type: ignore[union-attr]
@@ -46,15 +49,17 @@ def test_another_teacher_or_other_data_are_noticed(tmp_path: Path, x: Tensor) ->
     found = answers(teacher, x, cache=tmp_path)
     assert found.folder is not None
     changed = answers(other, x, cache=tmp_path)
-    assert changed.hits == 0 and changed.others == 1 and other.asked == 9000
+    assert changed.hits == 0 and other.asked == 9000
+    assert (changed.other_teachers, changed.other_data) == (1, 0)
     moved = x.clone()
     moved[8999, 0] += 1e-3
-    assert answers(teacher, moved, cache=tmp_path).hits == 0
+    elsewhere = answers(teacher, moved, cache=tmp_path)
+    assert (elsewhere.hits, elsewhere.other_teachers, elsewhere.other_data) == (0, 0, 1)
     assert answers(teacher, x, cache=tmp_path).hits == 9000
     with torch.no_grad():
         teacher.layer.bias[0] += 1e-3  # fine-tuned a little
     again = answers(teacher, x, cache=tmp_path)
-    assert again.hits == 0 and again.others == 3
+    assert (again.hits, again.other_teachers, again.other_data) == (0, 2, 0)
     with pytest.raises(CheckpointError, match=r"labels\.teacher"):
         read_answers(found.folder, other)
     assert torch.equal(read_answers(changed.folder, other).dist.mode(), other.label(x).dist.mode())  # type: ignore[arg-type]
@@ -137,11 +142,51 @@ def test_equal_weights_in_another_network_are_another_teacher(tmp_path: Path, x:
     relu, gelu = _net(nn.ReLU()), _net(nn.GELU())
     assert answers(relu, x[:9], cache=tmp_path).hits == 0
     found = answers(gelu, x[:9], cache=tmp_path)
-    assert found.hits == 0 and found.others == 1
+    assert found.hits == 0 and found.other_teachers == 1
     assert torch.equal(found.target.dist.logits, gelu.label(x[:9]).dist.logits)  # type: ignore[union-attr]
     assert hash_weights(relu) == hash_weights(_net(nn.ReLU())) != hash_weights(_net(nn.LeakyReLU()))
     assert hash_weights(_Shifted(1.0)) == hash_weights(_Shifted(1.0)) != hash_weights(_Shifted(2.0))
     assert hash_weights(_Called(lambda: 1)) == hash_weights(_Called(lambda: 1))  # wherever it lies in memory
+
+
+def test_what_is_tapped_is_part_of_who_answers(tmp_path: Path) -> None:
+    x = torch.randn(9, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    teacher = build("cnn:4,8x4", inputs=x, classes=3)
+    one, other = (Tapped(teacher, {"f": f"module.{name}"}) for name in ("hidden", "convolutions"))
+    assert hash_weights(one) != hash_weights(other) == hash_weights(Tapped(teacher, {"f": "module.convolutions"}))
+    shapes = [answers(who, x, cache=tmp_path, features=["f"]).target.features["f"].shape for who in (one, other)]
+    assert shapes == [one.label(x).features["f"].shape, other.label(x).features["f"].shape]
+    assert shapes[0] != shapes[1]
+
+
+def _first(said: Any, weights: Any = None) -> Prediction:
+    return said[0]  # type: ignore[no-any-return]
+
+
+def _by(name: str) -> Any:
+    return lambda said: getattr(losses.combine, name)(said)
+
+
+WAYS = {
+    "mean": losses.combine.mean,
+    "product": losses.combine.product,
+    "one's own": _first,
+    "other shares": partial(losses.combine.mean, weights=[0.9, 0.1]),
+    "shares of tensors": partial(losses.combine.mean, weights=torch.tensor([0.9, 0.2])),
+    "a closure": _by("mean"),
+    "another": _by("product"),
+    "written here": lambda said: losses.combine.mean(said),
+    "and here": lambda said: losses.combine.product(said),
+}
+
+
+def test_how_teachers_are_combined_is_part_of_who_answers() -> None:
+    teachers = [Balancer(gain) for gain in (1.0, 5.0)]
+    found = {name: hash_weights(Ensemble(teachers, how)) for name, how in WAYS.items()}
+    assert len(set(found.values())) == len(WAYS)
+    again = partial(losses.combine.mean, weights=torch.tensor([0.9, 0.2]))
+    assert hash_weights(Ensemble(teachers, again)) == found["shares of tensors"]
+    assert hash_weights(Ensemble(teachers, _by("mean"))) == found["a closure"]
 
 
 def test_equal_weights_with_another_vocabulary_are_another_teacher(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from toys import CARTPOLE, Balancer, Scorer
 
 from policykd import losses, students
@@ -24,7 +25,7 @@ from policykd.errors import PolicykdError, UsageError
 from policykd.learner import Learner
 from policykd.policy import Taught
 from policykd.prediction import Batch, Prediction, Update
-from policykd.supervised import MISSING, Examples, Rows, epochs, fit, mutual, views
+from policykd.supervised import MISSING, Examples, Rows, WithAnswers, epochs, fit, mutual, views
 from policykd.supervised.examples import as_examples
 
 THREE = Prediction(Categorical(torch.zeros(3, 2)))
@@ -193,7 +194,128 @@ def test_bad_input_is_one_clear_line() -> None:
         broken.layer.bias[0] = float("nan")
     assert code(teacher=broken) == "supervised.nan"
     assert code(teacher=Scorer(4, 5)) == "supervised.classes"
-    assert code() == "loss.pair" or code() == "dist.kl-pair"  # nobody has spoken
+    assert code() == "supervised.unlabelled"  # nobody has spoken
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        losses.forward_kl,
+        losses.reverse_kl,
+        losses.mse,
+        losses.hard_and_soft(),
+        losses.dist_relations,
+        losses.decoupled,
+        losses.relational_distance,
+        losses.agreeing(losses.label_nll),
+        partial(losses.feature_mse, feature="inputs"),
+    ],
+)
+def test_a_loss_that_needs_a_teacher_says_that_there_is_none(objective: Any) -> None:
+    x, y = blobs(20)
+    with pytest.raises(UsageError, match=r"none has labelled.*pass teacher=.*\[supervised\.unlabelled\]") as caught:
+        learnt(epochs(Learner(Scorer(4, 3), objective), Rows(x, y), 1))
+    assert "Categorical" not in str(caught.value)
+
+
+def test_complaints_that_are_no_teacher_s_stay_what_they_are() -> None:
+    x, y = blobs(20)
+    missing = partial(losses.feature_mse, feature=("mine", "inputs"))
+    with pytest.raises(UsageError, match=r"the student gives no feature 'mine'"):
+        learnt(epochs(Learner(Scorer(4, 3), missing), Rows(x, y), 1))
+    with pytest.raises(UsageError, match=r"\[label\.range\]"):
+        learnt(epochs(Learner(Scorer(4, 3), losses.label_nll), Rows(x, y + 1), 1))
+    of_values = losses.value_mse
+    with pytest.raises(PolicykdError, match=r"\[loss\.no-value\]"):
+        learnt(epochs(Learner(Scorer(4, 3), of_values), Rows(x, y), 1, teacher=Scorer(4, 3)))
+
+
+def test_a_pass_in_which_nobody_says_anything() -> None:
+    x, y = blobs(40)
+    nothing, soft = torch.full_like(y, MISSING), torch.zeros(40, 3)
+    steps = 0
+    with pytest.raises(UsageError, match=r"pass teacher=.*\[supervised\.unlabelled\]"):
+        for _ in epochs(Learner(Scorer(4, 3), losses.label_nll), Rows(x, nothing, batch_size=10), 5):
+            steps += 1
+    assert steps == 4  # one pass is enough to tell
+    with pytest.raises(UsageError, match=r"\[supervised\.unlabelled\]"):
+        learnt(epochs(Learner(Scorer(4, 3), losses.soft_label_ce), Rows(x, nothing, soft=soft), 1))
+    few = torch.where(torch.arange(40) == 39, y, MISSING)
+    soft[3, 1] = 1.0
+    for rows, loss in (
+        (Rows(x, few, batch_size=10, shuffle=False), losses.label_nll),
+        (Rows(x, nothing, soft=soft, batch_size=10, shuffle=False), losses.soft_label_ce),
+        (Rows(x, nothing, target=Scorer(4, 3).label(x), batch_size=10), losses.forward_kl),
+    ):
+        assert len(learnt(epochs(Learner(Scorer(4, 3), loss), rows, 2))) == 8
+
+
+UNSOUND = {
+    "nan": [math.nan, 0.0, 0.0],
+    "infinity": [math.inf, 0.0, 0.0],
+    "no class": [-math.inf, -math.inf, -math.inf],
+}
+
+
+def spoilt(row: list[float], n: int = 20) -> Tensor:
+    logits = torch.zeros(n, 3)
+    logits[7] = torch.tensor(row)
+    assert Categorical(logits).log_probs.isnan().any(-1).tolist() == [i == 7 for i in range(n)]
+    return logits
+
+
+@pytest.mark.parametrize("row", UNSOUND.values(), ids=list(UNSOUND))
+@pytest.mark.parametrize("given", ["tuple", "rows", "torch", "teacher"])
+def test_logits_that_are_no_law_are_refused_wherever_they_come_from(given: str, row: list[float]) -> None:
+    x, y = blobs(20)
+    logits = spoilt(row)
+    said = Prediction(Categorical(logits))
+
+    class Broken:
+        def label(self, inputs: Any, /) -> Prediction:
+            return said
+
+    loaders: dict[str, Any] = {
+        "tuple": [(x, y, logits)],
+        "rows": Rows(x, y, target=said),
+        "torch": DataLoader(WithAnswers(TensorDataset(x, y), said), batch_size=5),
+        "teacher": [(x, y)],
+    }
+    learner = Learner(Scorer(4, 3), losses.hard_and_soft(), average=None)
+    with pytest.raises(PolicykdError, match=r"for 1 of \d+ rows.*\[supervised\.nan\]"):
+        learnt(epochs(learner, loaders[given], 1, teacher=Broken()))
+    assert learner.student.layer.weight.isfinite().all()
+
+
+def test_a_class_that_cannot_be_and_rows_that_do_not_count_are_sound() -> None:
+    x, y = blobs(20)
+    logits = torch.zeros(20, 3)
+    logits[:, 2] = -math.inf
+    assert len(learnt(epochs(Learner(Scorer(4, 3), losses.forward_kl), [(x, y, logits)], 2))) == 2
+    logits[5] = math.nan
+    masked = Rows(x, y, target=Prediction(Categorical(logits)), mask=torch.arange(20) != 5)
+    [update] = learnt(epochs(Learner(Scorer(4, 3), losses.forward_kl), masked, 1))
+    assert update.loss.isfinite()
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Rows without a length."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(zip(self.x, self.y, strict=True))
+
+
+def test_a_torch_loader_without_a_length() -> None:
+    x, y = blobs(60)
+    loader = DataLoader(Stream(x, y), batch_size=20)
+    learner = Learner(Scorer(4, 3), losses.label_nll)
+    found = learnt(epochs(learner, loader, 2))
+    assert [u.progress.fraction for u in found] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
+    pair = [Learner(Scorer(4, 3, seed=s), losses.hard_and_soft()) for s in (0, 1)]
+    assert [u.progress.fraction for u, _ in mutual(pair, loader, 1)] == [0.0, 0.0, 0.0]
 
 
 def test_a_used_up_iterator_is_named() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from toys import Scorer
 
 from policykd import losses
-from policykd.classifiers.heads import Heads
+from policykd.classifiers import Heads, Vocabulary
 from policykd.errors import PolicykdError
 from policykd.learner import Learner
-from policykd.losses import DynamicAverage, by_task, weighted
+from policykd.losses import DynamicAverage, Uncertainty, by_task, weighted
 from policykd.supervised import MISSING, Rows, several
 
 
@@ -71,6 +74,67 @@ def test_dynamic_weights_weigh_the_tasks() -> None:
     assert right(student, "side", x, side) > 0.9
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_heads_read_texts(raw: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    mood, place = torch.randint(2, (2, 120), generator=draw)
+    texts = tuple(
+        f"a {('bad', 'good')[m]} film from {('here', 'there')[p]}"
+        for m, p in zip(mood.tolist(), place.tolist(), strict=True)
+    )
+    vocabulary = Vocabulary.fit(texts)
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.EmbeddingBag(len(vocabulary), 8, padding_idx=0)
+            nn.init.normal_(self.mean.weight, generator=torch.Generator().manual_seed(1))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.mean(tokens)
+
+    student = Heads(Words(), {"mood": ("bad", "good"), "place": ("here", "there")}, 8, encoder=vocabulary)
+    assert student.task("mood").label(texts[:3]).dist.logits.shape == (3, 2)  # type: ignore[union-attr]
+    learner = Learner(student, by_task(dict.fromkeys(student.names, losses.label_nll)), lr=0.05)
+    loaders = {"mood": Rows(texts, mood, batch_size=30), "place": Rows(texts, place, batch_size=30)}
+    list(several(learner, loaders, 25, prepare=None if raw else student.task("mood").prepare))
+    for name, truth in (("mood", mood), ("place", place)):
+        said = student.task(name).label_all(texts).dist.mode()
+        assert float((said == truth).float().mean()) > 0.98
+
+
+def test_each_task_has_an_uncertainty_of_its_own() -> None:
+    x, quadrant, _ = rows()
+    chance = torch.randint(2, (len(x),), generator=torch.Generator().manual_seed(2))  # which nobody can learn
+    both = {"quadrant": Rows(x, quadrant), "side": Rows(x, chance)}
+    for wrong in (
+        by_task({"quadrant": losses.label_nll, "side": losses.label_nll}),
+        weighted(all=(1.0, by_task({"quadrant": losses.label_nll, "side": losses.label_nll}))),
+    ):
+        with pytest.raises(PolicykdError, match=r"tasks quadrant, side.*by_task\(.*\[weight\.tasks\]"):
+            Uncertainty(wrong)
+    student = Heads(trunk(), {"quadrant": 4, "side": 2}, 16)
+    each = {name: Uncertainty(losses.label_nll, floor=0.0) for name in student.names}
+    learner = Learner(student, by_task(each), lr=0.02)
+    found = list(several(learner, both, 40))
+    assert {"quadrant", "quadrant/log_sigma", "side", "side/log_sigma"} == set(found[-1].terms)
+    first, last = found[0].weights, found[-1].weights
+    assert float(first["quadrant"]) == pytest.approx(float(first["side"]))
+    # Each weight follows its own 1 / (2 x loss).
+    assert float(last["side"]) == pytest.approx(1 / (2 * math.log(2)), abs=0.1)
+    assert float(last["quadrant"]) > 2.0
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Rows without a length."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(zip(self.x, self.y, strict=True))
+
+
 def test_bad_input() -> None:
     x, quadrant, side = rows(40)
     student = Heads(trunk(), {"quadrant": 4, "side": 2}, 16)
@@ -86,7 +150,16 @@ def test_bad_input() -> None:
     assert code(both, teachers={"sied": Scorer(4, 2)}) == "multitask.tasks"
     assert code(both, teachers={"side": Scorer(4, 3)}) == "supervised.classes"
     assert code({**both, "side": []}) == "supervised.empty"
-    assert code({**both, "side": iter(both["side"])}) == "supervised.empty"
+    assert code({**both, "side": iter(both["side"])}) == "supervised.length"
+    assert code({**both, "side": DataLoader(Stream(x, side), batch_size=10)}) == "supervised.length"
+    assert code({**both, "side": [(x, side, torch.full((40, 2), float("nan")))]}) == "supervised.nan"
+    nobody = Rows(x, torch.full_like(side, MISSING), batch_size=10)
+    with pytest.raises(PolicykdError, match=r"rows of side .*pass teacher=.*\[supervised\.unlabelled\]"):
+        list(several(learner, {**both, "side": nobody}, 1))
+    assert len(list(several(learner, {**both, "side": nobody}, 1, teachers={"side": Scorer(4, 2)}))) == 4
+    taught = Learner(student, by_task({"quadrant": losses.label_nll, "side": losses.forward_kl}))
+    with pytest.raises(PolicykdError, match=r"\[supervised\.unlabelled\]"):
+        list(several(taught, both, 1))
     assert code({**both, "side": Rows(x, quadrant)}) == "label.range"
     with pytest.raises(PolicykdError, match=r"name\.task"):
         student.task("sidde")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policykd.classifiers.classifier import Classifier, Encoder, Inputs
 from policykd.classifiers.files import fingerprint, load, save
+from policykd.classifiers.heads import Heads
 from policykd.classifiers.images import fit_scale
 from policykd.classifiers.making import build
 from policykd.classifiers.shapes import Shape, parse
@@ -12,6 +13,7 @@ from policykd.classifiers.vocabulary import Vocabulary
 __all__ = [
     "Classifier",
     "Encoder",
+    "Heads",
     "Inputs",
     "Shape",
     "Vocabulary",

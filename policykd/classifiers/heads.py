@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from policykd.classifiers.classifier import Classifier, Encoder
 from policykd.errors import UsageError
@@ -15,16 +15,29 @@ from policykd.policy import Tasks
 __all__ = ["Heads"]
 
 
+class _Branch(nn.Module):
+    """Trunk and head, whatever the trunk takes: a Sequential would take one tensor."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
+        """Logits ``[*b, k]``."""
+        said: Tensor = self.head(self.trunk(*args, **named))
+        return said
+
+
 @final
 class Heads(Tasks):
     """A classifier for several sets of labels: all layers are shared but the last (Caruana 1997).
 
     Args:
-        trunk: inputs to ``[b, width]``.
+        trunk: inputs to ``[*b, width]``; of encoded texts, tensors by name as keyword arguments (``tokens``).
         tasks: classes (names, or how many) by the task's name; the order numbers the tasks.
         width: of what the trunk says.
         seed: of the heads' first weights.
-        encoder: of raw texts.
+        encoder: of raw texts (``task(name).prepare`` encodes them for all tasks).
 
     Attributes:
         names: the tasks' names, in the order of their numbers.
@@ -53,7 +66,7 @@ class Heads(Tasks):
             head = nn.utils.skip_init(nn.Linear, width, count)
             nn.init.normal_(head.weight, std=0.01, generator=generator)
             nn.init.zeros_(head.bias)
-            views.append(Classifier(nn.Sequential(trunk, head), classes, encoder=encoder))
+            views.append(Classifier(_Branch(trunk, head), classes, encoder=encoder))
         self.views = nn.ModuleList(views)
 
     def task(self, name: str) -> Classifier:

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from policykd.class_config import ClassifyConfig, ClassLoss
+from policykd.class_config import ClassifyConfig, ClassLoss, ViewName
 from policykd.classifiers import Classifier, build, load, parse
-from policykd.classify.objectives import tapped
+from policykd.classify.objectives import check_loss, tapped
 from policykd.classify.probing import probe
 from policykd.classify.report import ClassMeasured, ClassReport
-from policykd.classify.training import Course, OnLook, OnUpdate, distil, on_labels, rate, train_classifier
+from policykd.classify.seeing import fits, on_labels, view_of
+from policykd.classify.training import Course, OnLook, OnUpdate, distil, rate, train_classifier
 from policykd.clock import Clock
 from policykd.datasets import Labelled, find
 from policykd.errors import UsageError
 from policykd.intervals import Interval, mean_interval, ratio_interval
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.prediction import Prediction
-from policykd.supervised import MISSING, Fitted, score
+from policykd.supervised import MISSING, Fitted, View, score
 
 __all__ = ["ClassMeasured", "ClassReport", "ClassifyConfig", "distill_classifier", "planned", "train_classifier"]
 
@@ -36,6 +37,7 @@ def distill_classifier(
     student: Classifier | str,
     config: ClassifyConfig | None = None,
     loss: Weighted | Objective | PairLoss | ClassLoss | None = None,
+    view: View | ViewName | None = None,
     alone: Classifier | None = None,
     via: Sequence[str] = (),
     on_done: Callable[[str, Classifier], None] | None = None,
@@ -55,6 +57,8 @@ def distill_classifier(
         config: how; ``overrides`` are its fields by name.
         loss: a name for ``config.loss``, or a loss of your own in its place: on Categoricals, and on taps of
             teacher and student.
+        view: a name for ``config.view``, or a view of your own in its place (``supervised.views``): of each batch, or
+            ``config.copies`` of each row. The student alone learns what labels it leaves.
         alone: what to compare with, where it has been trained before (``train_classifier``); None trains it.
         via: shapes of assistants between teacher and student, each taught by the one before, as the student is
             (Mirzadeh et al. 2020, 1902.03393); ``same`` is the student's own, a generation (born again: 1805.04770).
@@ -67,12 +71,18 @@ def distill_classifier(
     Raises:
         UsageError: ``classify.classes`` for a teacher of other classes than the data's, ``classify.splits`` for data
             without validation or test rows that have a label, ``classify.labels`` for training rows without one,
-            ``classify.view`` for a view of what is no image, ``classify.features`` for a loss on layers that are not
-            there. All of them before anything is learnt.
+            ``classify.view`` for a view of what is no image, ``classify.raters`` for data without them,
+            ``classify.features`` for a loss on layers that are not there, and whatever a loss of your own refuses
+            (``classify.via`` of assistants). All of them before anything is learnt.
     """
     if isinstance(loss, str):
         loss, overrides = None, {**overrides, "loss": loss}
-    config = replace(config or ClassifyConfig(), **overrides)
+    if isinstance(view, str):
+        view, overrides = None, {**overrides, "view": view}
+    config, own_view = replace(config or ClassifyConfig(), **overrides), view
+    copies = config.copies or 0
+    if own_view is not None:
+        config = replace(config, view="none", copies=None)
     clock = Clock()
     with clock.phase("load"):
         if not isinstance(data, Labelled):
@@ -81,7 +91,10 @@ def distill_classifier(
         # What a shape's learning rate is by default is each one's own, the assistants' too.
         open_rate, config = config.learning_rate, planned(data, first, config)
         few = data if config.labels == 1 else data.share(config.labels, seed=config.seed)
-    course = Course(replace(config, learning_rate=open_rate), len(data.train.labels), clock, on_update, on_look)
+    course = Course(
+        replace(config, learning_rate=open_rate), len(data.train.labels), clock, on_update, on_look,
+        view=own_view or view_of(config.view, data.train.inputs), copies=copies if own_view else config.copies or 0,
+    )  # fmt: skip
     taught, untaught = _teacher(teacher, data, course)
     _check_classes(data.classes, teacher=taught, student=first, alone=first if alone is None else alone)
     chain = {
@@ -92,6 +105,8 @@ def distill_classifier(
     if loss is None:
         for teaches, learns in pairwise((taught, *chain.values())):
             tapped(teaches, learns, config.loss)  # layers that it needs are missed now, not when they are trained
+    else:
+        check_loss(loss, taught, chain, few.train)
     done = on_done or (lambda who, classifier: None)
     of_teacher = _trained(taught, data, course) if untaught else None
     if of_teacher is not None:
@@ -109,16 +124,16 @@ def distill_classifier(
             patience=config.patience,
             seed=config.seed,
             batches=course.batches,
-            **on_labels(config.view or "none", len(data.classes)),
+            **on_labels(config, course.view, len(data.classes)),
             **course.told("alone"),
         )
         alone = by_itself.student
         done("alone", alone)
     made: dict[str, Fitted[Classifier] | None] = {"teacher": of_teacher, "alone": by_itself}
-    everyone, asked = {"teacher": taught, "alone": alone}, taught
+    everyone, asked, labelling = {"teacher": taught, "alone": alone}, taught, {}
     for who, learns in chain.items():
         own = loss if who == "student" else copy.deepcopy(loss)  # what a loss learns, it learns of one pair
-        fitted, labelling = distil(asked, learns, few, own, course, who)
+        fitted, labelling[who] = distil(asked, learns, few, own, course, who)
         made[who], everyone[who] = fitted, fitted.student
         asked = fitted.student
         done(who, asked)
@@ -139,11 +154,16 @@ def distill_classifier(
         via=tuple(it for who, it in found.items() if who.startswith("via-")),
         gain=gain,
         kept=kept,
-        answers=labelling,
+        answers=labelling["student"],
+        via_answers=tuple(labelling[who] for who in chain if who != "student"),
         seed=config.seed,
         seconds={**clock.wall, "total": clock.elapsed},
         cpu_seconds=dict(clock.cpu),
-        config={**asdict(config), "cache": None if config.cache is None else str(config.cache)},
+        config={
+            **asdict(config),
+            "cache": None if config.cache is None else str(config.cache),
+            **({} if own_view is None else {"view": "own", "copies": copies}),
+        },
         history=tuple(course.history),
         policies=everyone,
     )
@@ -153,15 +173,15 @@ def planned(data: Labelled, student: Classifier, config: ClassifyConfig) -> Clas
     """``config`` with what was left open chosen as ``distill_classifier`` would; it refuses what does not fit the data.
 
     Raises:
-        UsageError: ``classify.splits``, ``classify.labels``, ``classify.view``, ``config.copies``.
+        UsageError: ``classify.splits``, ``classify.labels``, ``classify.view``, ``classify.raters``, ``config.copies``.
     """
     config = config.settled(texts=isinstance(data.train.inputs, tuple))
-    _check(data, config.view or "none")
+    _check(data, config)
     course = Course(config, len(data.train.labels), Clock())
     return replace(config, epochs=course.epochs, learning_rate=course.rate(student))
 
 
-def _check(data: Labelled, view: str) -> None:
+def _check(data: Labelled, config: ClassifyConfig) -> None:
     for name, least in (("validation", 1), ("test", 2)):  # a single row has no interval
         known = int((data.splits[name].labels != MISSING).sum())
         if known < least:
@@ -170,16 +190,13 @@ def _check(data: Labelled, view: str) -> None:
     if not bool((data.train.labels != MISSING).any()):
         raise UsageError("classify.labels", "training rows without a label", "some that have one")
     inputs = data.train.inputs
-    texts, image = isinstance(inputs, tuple), "images [channels, height, width]"
-    expected, fits = {
-        "none": ("anything", True),
-        "words": ("texts", texts),
-        "spans": ("texts", texts),
-        "mixup": (f"{image}, or numbers", not texts),
-    }.get(view, (image, not isinstance(inputs, tuple) and inputs.dim() == 4))
-    if not fits:
+    fitting, expected = fits(config.view, inputs)
+    if not fitting:
         kind = "texts" if isinstance(inputs, tuple) else f"inputs of shape {tuple(inputs.shape[1:])}"
-        raise UsageError("classify.view", f"the view {view} of {kind}", expected, "leave --view out")
+        raise UsageError("classify.view", f"the view {config.view} of {kind}", expected, "leave --view out")
+    if config.raters and data.train.soft is None:
+        found = f"--raters of {data.name}, whose rows nobody rated"
+        raise UsageError("classify.raters", found, "soft labels (those of vader-movie, say)", "leave --raters out")
 
 
 def _check_classes(names: tuple[str, ...], **who: Classifier) -> None:

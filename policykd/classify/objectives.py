@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from functools import partial
+
+import torch
+from torch import Tensor
 
 from policykd import losses
 from policykd.class_config import ClassifyConfig
 from policykd.classifiers import Classifier, Shape
-from policykd.errors import UsageError
-from policykd.losses import Objective, PairLoss, Weighted, hard_and_soft, weighted
-from policykd.policy import Taught
+from policykd.datasets import Split
+from policykd.errors import PolicykdError, UsageError
+from policykd.losses import (
+    Objective,
+    PairLoss,
+    Weighted,
+    as_objective,
+    hard_and_soft,
+    label_nll,
+    soft_label_ce,
+    weighted,
+)
+from policykd.policy import Taught, evaluating
+from policykd.prediction import Batch, Prediction, Progress
+from policykd.supervised.examples import take_inputs
 from policykd.taps import Tapped
 
-__all__ = ["FEATURES", "objective", "tapped"]
+__all__ = ["FEATURES", "check_loss", "objective", "rated", "tapped"]
 
 FEATURES = ("attention", "relations", "hints")
 """Losses that compare activations too."""
+
+_TRIED = 32
+"""Rows on which a loss is tried."""
 
 _ATTENTION, _DISTANCE, _HINT = 100.0, 1.0, 1.0
 """Weights beside the kd term."""
@@ -51,6 +71,43 @@ def tapped(teacher: Classifier, student: Classifier, loss: str) -> tuple[Taught,
     return Tapped(teacher, layers["teacher"]), Tapped(student, layers["student"])
 
 
+def rated(student: Prediction, batch: Batch) -> dict[str, Tensor]:
+    """``soft_label_ce`` of the rows that several people rated, ``label_nll`` of the others."""
+    rows, soft = label_nll(student, batch), batch.extra.get("soft")
+    if soft is None:
+        return rows
+    return {"": torch.where(soft.sum(-1) > 0, soft_label_ce(student, batch)[""], rows[""])}
+
+
+def check_loss(
+    loss: Weighted | Objective | PairLoss, teacher: Classifier, chain: Mapping[str, Classifier], data: Split
+) -> None:
+    """Let a user's loss judge each pair of teacher and student once, on a few rows; nothing is learnt.
+
+    Raises:
+        UsageError: ``classify.via`` where it cannot judge an assistant; whatever else the loss refuses.
+    """
+    rows = torch.arange(min(_TRIED, len(data)))
+    inputs = take_inputs(data.inputs, rows)
+    extra = {"label": data.labels[rows]} | ({} if data.soft is None else {"soft": data.soft[rows]})
+    tried = as_objective(copy.deepcopy(loss))
+    for who, learns in chain.items():
+        batch = Batch(learns.prepare(inputs), teacher.label(inputs), extra=extra)
+        try:
+            with evaluating(learns):
+                tried.terms(learns.read(batch), batch, Progress())
+        except PolicykdError as why:
+            if len(chain) == 1:
+                raise
+            raise UsageError(
+                "classify.via",
+                f"a loss that cannot judge {who} ({why.found})",
+                f"{why.expected}, on assistants too, which are built of shapes and have no taps",
+                "leave via out, or name a loss: attention, relations, hints",
+            ) from why
+        teacher = learns
+
+
 def objective(config: ClassifyConfig, widths: tuple[int, int] = (0, 0)) -> Weighted:
     """(1 - alpha) x the label's term + alpha x the teacher's word of this name, features beside it.
 
@@ -68,7 +125,8 @@ def objective(config: ClassifyConfig, widths: tuple[int, int] = (0, 0)) -> Weigh
             soft = partial(losses.decoupled, temperature=t)
         case "dist":
             soft = partial(losses.dist_relations, temperature=t)
-    mixed = hard_and_soft(alpha=config.alpha, temperature=t, loss=soft)
+    hard = rated if config.raters else label_nll
+    mixed = hard_and_soft(alpha=config.alpha, temperature=t, loss=soft, hard=hard)
     match config.loss:
         case "attention":
             return weighted(kd=(1.0, mixed), attention=(_ATTENTION, partial(losses.attention_transfer, feature="map")))

@@ -66,13 +66,15 @@ class ClassReport:
     kept: Interval
     """Accuracy of the distilled student over the teacher's."""
     answers: Mapping[str, Any]
-    """Rows that the teacher labelled, the share of them that was in the cache, CPU seconds."""
+    """Rows that the student's teacher labelled, the share of them that was in the cache, CPU seconds."""
     seed: int
     seconds: Mapping[str, float]
     cpu_seconds: Mapping[str, float]
     config: Mapping[str, Any]
     via: tuple[ClassMeasured, ...] = ()
     """Assistants between teacher and student, the first one first."""
+    via_answers: tuple[Mapping[str, Any], ...] = ()
+    """What ``answers`` says, of the teacher of each of them."""
     history: tuple[Mapping[str, Any], ...] = ()
     """An entry an epoch: who, epoch, examples, validation accuracy."""
     policies: Mapping[str, Classifier] = field(default_factory=dict, repr=False, compare=False)
@@ -89,7 +91,9 @@ class ClassReport:
             "teacher": self.teacher.to_dict(),
             "alone": self.alone.to_dict(),
             "student": self.student.to_dict(),
-            "via": [it.to_dict() for it in self.via],
+            "via": [
+                {**it.to_dict(), "answers": dict(said)} for it, said in zip(self.via, self.via_answers, strict=True)
+            ],
             "gain": self.gain.value,
             "gain_ci": [self.gain.low, self.gain.high],
             "kept": self.kept.value,

@@ -8,46 +8,28 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from policykd.class_config import ClassifyConfig
 from policykd.classifiers import Classifier, Shape
 from policykd.classify.objectives import FEATURES, objective, tapped
+from policykd.classify.seeing import joined, parts
 from policykd.clock import Clock
 from policykd.datasets import Labelled
 from policykd.learner import Learner
-from policykd.losses import Objective, PairLoss, Weighted, label_nll, soft_label_ce
+from policykd.losses import Objective, PairLoss, Weighted, label_nll
 from policykd.policy import Taught
 from policykd.prediction import Prediction, Update
-from policykd.supervised import MISSING, EpochLook, Fitted, Rows, View, answers, cosine, fit, views
-from policykd.supervised.examples import Examples, Inputs, rows_of, take_inputs
+from policykd.supervised import MISSING, EpochLook, Fitted, Rows, View, answers, cosine, fit
+from policykd.supervised.examples import Inputs, rows_of, take_inputs
 from policykd.taps import Tapped
 
-__all__ = ["Course", "OnLook", "OnUpdate", "distil", "on_labels", "rate", "train_classifier"]
+__all__ = ["Course", "OnLook", "OnUpdate", "distil", "rate", "train_classifier"]
 
 _EPOCHS, _STEPS = 20, 2_000
 """Passes over the training rows, and steps that they make at least."""
 
 _KEPT = 2**30
 """Bytes of a teacher's features that are kept in memory; where there are more, it is asked again each epoch."""
-
-_VIEWS = {
-    "shift": views.shift(2),
-    "flip": views.flip(),
-    "mixup": views.mixup(),
-    "words": views.words(),
-    "spans": views.spans(),
-}
-
-
-def on_labels(view: str, classes: int) -> dict[str, Any]:
-    """How labels alone are learnt from inputs seen as the distilled student sees them: mixup mixes labels too."""
-    if view == "mixup":
-        return {"view": views.mixup(classes=classes), "loss": soft_label_ce}
-    if view in ("words", "spans"):
-        return {}  # which take the label away
-    return {"view": _VIEWS.get(view)}
-
 
 OnUpdate = Callable[[str, Update], None]
 OnLook = Callable[[str, EpochLook], None]
@@ -64,6 +46,7 @@ class Course:
 
     Args:
         rows: of training; an epoch of students has as many batches as they make.
+        view, copies: what students see beside the rows, or in their place.
     """
 
     def __init__(
@@ -73,8 +56,12 @@ class Course:
         clock: Clock,
         on_update: OnUpdate | None = None,
         on_look: OnLook | None = None,
+        *,
+        view: View | None = None,
+        copies: int = 0,
     ) -> None:
         self.config, self.clock, self.on_update, self.on_look = config, clock, on_update, on_look
+        self.view, self.copies = view, copies
         self.batches = math.ceil(rows / config.batch_size)
         self.epochs = config.epochs or max(_EPOCHS, math.ceil(_STEPS / self.batches))
         self.history: list[dict[str, Any]] = []
@@ -174,8 +161,8 @@ def distil(
         who: what the listeners are told.
     """
     config = course.config
-    parts, view = _parts(data, config)
-    whole = _joined(parts)
+    pieces, view = parts(data, config, course.view, course.copies)
+    whole = joined(pieces)
     inputs, label = whole.inputs, whole.label
     features = loss is None and config.loss in FEATURES
     asking, learning = tapped(teacher, student, config.loss) if features else (teacher, student)
@@ -189,10 +176,11 @@ def distil(
     if not on_the_fly:
         # Activations are too many for the disk.
         cache = None if heard else config.cache
-        first, *views_of = (answers(asking, p.inputs, cache=cache, features=heard, clock=course.clock) for p in parts)  # type: ignore[arg-type]
+        first, *views_of = (answers(asking, p.inputs, cache=cache, features=heard, clock=course.clock) for p in pieces)  # type: ignore[arg-type]
         said = sum(views_of, first)
         target = said.target
-        labelling |= {"hit_rate": said.hit_rate, "others": said.others}
+        labelling |= {"hit_rate": said.hit_rate}
+        labelling |= {"other_teachers": said.other_teachers, "other_data": said.other_data}
     # The teacher reads raw inputs; the student's own encoding is made once where nobody else needs them.
     raw = on_the_fly and isinstance(inputs, tuple)
     loader = Rows(
@@ -222,40 +210,6 @@ def distil(
     )
     labelling["seconds"] = round(course.clock.cpu["label"] - before, 3)
     return replace(made, student=_inner(made.student)), labelling
-
-
-def _parts(data: Labelled, config: ClassifyConfig) -> tuple[list[Examples], View | None]:
-    """Rows, and views of them where there are copies; and the view that is left to be taken of each batch.
-
-    Apart, because the rows are the same under every seed, and so are the answers to them; views are not.
-    """
-    rows = torch.arange(len(data.train.labels))
-    if config.inputs == "labelled":
-        rows = torch.where(data.train.labels != MISSING)[0]
-    soft = None if data.train.soft is None else data.train.soft[rows]
-    own = Examples(take_inputs(data.train.inputs, rows), data.train.labels[rows], soft)
-    view = _VIEWS.get(config.view or "none")
-    if view is None or not config.copies:
-        return [own], view
-    generator = torch.Generator().manual_seed(config.seed)
-    return [own, _joined([view(own, generator) for _ in range(config.copies)])], None
-
-
-def _joined(parts: Sequence[Examples]) -> Examples:
-    """Rows of all parts, one after the other, and what is known of each."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    inputs: Inputs
-    if isinstance(first.inputs, tuple):
-        inputs = tuple(text for part in parts for text in part.inputs)
-    else:
-        inputs = torch.cat([part.inputs for part in parts if isinstance(part.inputs, Tensor)])
-    soft = None
-    if any(part.soft is not None for part in parts):
-        width = next(part.soft.shape[1] for part in parts if part.soft is not None)
-        soft = torch.cat([torch.zeros(len(p.label), width) if p.soft is None else p.soft for p in parts])
-    return Examples(inputs, torch.cat([part.label for part in parts]), soft)
 
 
 def _fits(teacher: Taught, inputs: Inputs, features: Sequence[str]) -> bool:

@@ -22,6 +22,7 @@ from policykd.distributions import leading
 from policykd.errors import UsageError
 from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective
 from policykd.losses.policy import forward_kl
+from policykd.losses.tasks import tasks_in
 from policykd.losses.weights import Schedule
 from policykd.policy import Policy
 from policykd.prediction import Batch, Prediction, Progress
@@ -103,8 +104,12 @@ class DynamicAverage(nn.Module):
 
 
 def _loss_of(name: str, progress: Progress) -> float:
-    found = [float(v) for k, v in progress.losses.items() if k == name or k.startswith(f"{name}/")]
-    return math.fsum(found)
+    # Inside by_task losses have the task's own names; one average over several tasks goes by the tasks'.
+    for losses in (progress.losses, getattr(progress.losses, "whole", {})):
+        found = [float(v) for k, v in losses.items() if k == name or k.startswith(f"{name}/")]
+        if found:
+            return math.fsum(found)
+    return 0.0
 
 
 @final
@@ -121,7 +126,8 @@ class Uncertainty(nn.Module):
             1 / (2 floor^2) however small its loss becomes; 0 is the paper's.
 
     Raises:
-        UsageError: ``weight.dynamic`` for a floor that is negative or 0.7 and more.
+        UsageError: ``weight.dynamic`` for a floor that is negative or 0.7 and more; ``weight.tasks`` for a ``by_task``,
+            which is one part, however many tasks: it goes outside, ``by_task({name: Uncertainty(...)})``.
     """
 
     def __init__(self, objective: Weighted | Objective | PairLoss, *, floor: float = 0.1) -> None:
@@ -129,6 +135,13 @@ class Uncertainty(nn.Module):
         if not 0 <= floor < math.sqrt(0.5):
             raise UsageError("weight.dynamic", f"a floor of {floor}", "0 to 0.7")
         self.objective, self.floor = as_objective(objective), floor
+        if names := tasks_in(self.objective):
+            raise UsageError(
+                "weight.tasks",
+                f"one uncertainty for the tasks {', '.join(names)}",
+                "one for each, which learns its own",
+                f"by_task({{{names[0]!r}: Uncertainty(...), ...}})",
+            )
         self._registered = nn.ModuleList(self.objective.modules)
         start = 0.5 * math.log(0.5 - floor**2)
         self.rho = nn.ParameterDict({_key(part): nn.Parameter(torch.tensor(start)) for part in self.objective.parts})

@@ -8,12 +8,13 @@ left out are 0 and still count in the Learner's denominator, as those of ``targe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from policykd.distributions import Categorical, kl, map_tensors, weighted_terms
+from policykd.distributions import Categorical, kl, leading, map_tensors, weighted_terms
 from policykd.errors import DistributionError, UsageError
 from policykd.losses import choices
 from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective
@@ -162,17 +163,20 @@ def _small_loss(
 ) -> dict[str, Term]:
     share = _kept(keep, progress)
     label = _labels(student, batch)
-    terms = objective.terms(student, batch, progress) if share else {}
+    spoilt = _spoilt(student) | _spoilt(batch.target)
+    terms = objective.terms(*_without(spoilt, student, batch), progress) if share else {}
     if not terms:
         return {}
     counted = label >= 0 if batch.mask is None else (label >= 0) & batch.mask.bool()
     with torch.no_grad():
         loss = torch.stack([term.weight * term.rows for term in terms.values()]).sum(0)
-        loss = torch.where(counted, loss.nan_to_num(nan=torch.inf), torch.inf)
+        loss = torch.where(counted & ~spoilt, loss.nan_to_num(nan=torch.inf), torch.inf)
         # Members of Many, whose dimension lies before the label's, each choose their own rows.
         flat = loss.flatten(loss.dim() - label.dim()) if label.dim() else loss.unsqueeze(-1)
         place = flat.argsort(dim=-1, stable=True).argsort(-1)
         small = (place < torch.round(share * counted.sum())).reshape(loss.shape) & counted
+    if bool((small & spoilt).any()):  # a NaN that counts is not hidden
+        terms = objective.terms(*_without(spoilt & ~small, student, batch), progress)
     return {name: Term(term.weight, torch.where(small, term.rows, 0.0)) for name, term in terms.items()}
 
 
@@ -200,12 +204,43 @@ def agreeing(objective: Weighted | Objective | PairLoss, *, p: float = 0.1) -> O
 def _agreeing(
     student: Prediction, batch: Batch, progress: Progress, *, objective: Weighted, p: float
 ) -> dict[str, Term]:
+    teacher = _classes(batch.target)
+    if isinstance(student.dist, Categorical) and student.dist.logits.shape[-1] != teacher.logits.shape[-1]:
+        raise refuse("agreeing", student.dist, teacher, "two Categoricals over the same classes", "pass teacher=")
     label = _labels(batch.target, batch)
     index = torch.where(label >= 0, label, 0).long().unsqueeze(-1)
-    given = _classes(batch.target).probs.detach().gather(-1, index).squeeze(-1)
+    given = teacher.probs.detach().gather(-1, index).squeeze(-1)
     trusted = (label >= 0) & (given >= p)
-    terms = objective.terms(student, batch, progress)
+    spoilt = (_spoilt(student) | _spoilt(batch.target)) & ~trusted
+    terms = objective.terms(*_without(spoilt, student, batch), progress)
     return {name: Term(term.weight, torch.where(trusted, term.rows, 0.0)) for name, term in terms.items()}
+
+
+def _spoilt(said: Prediction) -> Tensor:
+    """Rows ``[*b]`` that are no law at all."""
+    dist = said.dist
+    if isinstance(dist, Categorical):
+        return ~dist.logits.detach().logsumexp(-1).isfinite()
+    lead = leading(dist)
+    tensors = [t.detach() for t in vars(dist).values() if isinstance(t, Tensor) and t.shape[: len(lead)] == lead]
+    return torch.stack([t.isnan().reshape(*lead, -1).any(-1) for t in tensors]).any(0)
+
+
+def _without(rows: Tensor, student: Prediction, batch: Batch) -> tuple[Prediction, Batch]:
+    """Both sides with 0 in the place of ``rows``: 0 times their loss would still send NaN into the gradient."""
+    if not bool(rows.any()):
+        return student, batch
+    of_all = rows.reshape(-1, *leading(batch.target.dist)).all(0)  # what one of several students keeps stays
+    return _zeroed(student, rows), replace(batch, target=_zeroed(batch.target, of_all))
+
+
+def _zeroed(said: Prediction, rows: Tensor) -> Prediction:
+    def zero(t: Tensor) -> Tensor:
+        if t.shape[: rows.dim()] != rows.shape:
+            return t  # no row each: a standard deviation that all share
+        return torch.where(rows.reshape(*rows.shape, *[1] * (t.dim() - rows.dim())), torch.zeros_like(t), t)
+
+    return said.map(zero)
 
 
 def _classes(said: Prediction) -> Categorical:

@@ -6,6 +6,8 @@ alpha = 1, and continuous between. The textbook form has no digits left for a sm
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,11 @@ def to_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     # A ratio above e^80 is cut: it belongs to an a below e^-80, whose share is nothing.
     log_ratio = torch.where(there, log_b - torch.where(there, log_a, 0.0), 0.0).clamp(max=80.0)
     x = alpha * torch.expm1(log_ratio)
-    return (b - a - a / alpha * torch.log1p(x)).sum(-1)
+    log_mean = torch.log1p(x)
+    if alpha > 0.5:  # x may round to -1, whose logarithm is no number; the mean's two parts keep their digits there
+        parts = torch.full_like(x, math.log1p(-alpha)), log_ratio + math.log(alpha)
+        log_mean = torch.where(x < -0.5, torch.logaddexp(*parts), torch.log1p(x.clamp(min=-0.5)))
+    return (b - a - a / alpha * log_mean).sum(-1)
 
 
 def to_geometric(a: DiagGaussian, b: DiagGaussian, alpha: float) -> Tensor:

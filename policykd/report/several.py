@@ -43,7 +43,10 @@ class MultiReport:
     """What a run found that taught one student several tasks: a Report of each, and what all have in common."""
 
     tasks: Mapping[str, Report]
-    """By the task's name; ``policy`` is the student's view of it, ``params`` and ``bytes`` are of that view alone."""
+    """By the task's name; ``policy`` is the student's view of it, ``params`` and ``bytes`` are of that view alone.
+
+    A task's ``seconds`` are what it was collected and evaluated for; learning is of all tasks at once.
+    """
     method: str
     seed: int
     stopped_by: str

@@ -45,14 +45,16 @@ class Answers:
     Attributes:
         target: its word, ``[n, ...]``.
         hits: rows that were on disk already.
-        others: folders beside it in the cache that belong to other teachers or data.
+        other_teachers: sets of others' answers to these rows in the cache: without a hit, the teacher has changed.
+        other_data: sets of this teacher's answers to other rows: other data, or another split of them.
         folder: where they are kept, None for nowhere.
         seconds: CPU seconds that the teacher took.
     """
 
     target: Prediction
     hits: int
-    others: int = 0
+    other_teachers: int = 0
+    other_data: int = 0
     folder: Path | None = None
     seconds: float = 0.0
 
@@ -64,8 +66,8 @@ class Answers:
     def __add__(self, more: Answers) -> Answers:
         """These and then those, which were asked on their own: rows that stay the same, say, and views of them."""
         both = _joined([_columns_of(self.target), _columns_of(more.target)])
-        others = min(self.others, more.others)
-        return Answers(both, self.hits + more.hits, others, None, self.seconds + more.seconds)
+        teachers, data = min(self.other_teachers, more.other_teachers), min(self.other_data, more.other_data)
+        return Answers(both, self.hits + more.hits, teachers, data, None, self.seconds + more.seconds)
 
 
 class _Shard(NamedTuple):
@@ -116,7 +118,9 @@ def answers(
     about = {"teacher": whose, "data": of_what, "rows": n}
     root = Path(cache)
     folder = root / f"{whose[:16]}-{of_what[:16]}"
-    others = sum(1 for p in root.glob(f"*/{_MANIFEST}") if p.parent != folder)
+    beside = [*root.glob(f"*-{of_what[:16]}/{_MANIFEST}"), *root.glob(f"{whose[:16]}-*/{_MANIFEST}")]
+    others = [path.parent.name for path in beside if path.parent != folder]
+    other_data = sum(name.startswith(whose[:16]) for name in others)
     shards: list[_Shard] = []
     if (folder / _MANIFEST).exists():
         shards = _manifest(folder, about)
@@ -136,7 +140,8 @@ def answers(
             shards.append(shard)
             write_whole(folder, {_MANIFEST: _text(about, shards)}, code="labels.write")
             held.append(columns)
-    return Answers(_joined(held), hits, others, folder, clock.cpu["label"] - before)
+    whole = _joined(held)
+    return Answers(whole, hits, len(others) - other_data, other_data, folder, clock.cpu["label"] - before)
 
 
 def read_answers(

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from policykd.clock import Clock
 from policykd.distributions import Categorical
-from policykd.errors import DistributionError, UsageError
+from policykd.errors import DistributionError, PolicykdError, UsageError
 from policykd.learner import Learner
 from policykd.policy import Taught, evaluating
 from policykd.prediction import Batch, Obs, Prediction, Progress, Update
-from policykd.supervised.examples import Examples, View, as_examples
+from policykd.supervised.examples import Examples, View, as_examples, length_of
 
-__all__ = ["Labels", "Reads", "check_classes", "epochs", "mutual", "sound"]
+__all__ = ["Labels", "Reads", "answered", "check_classes", "epochs", "learn", "mutual", "sound", "unlabelled"]
+
+_SILENT = {
+    "dist.kl-pair": "",
+    "loss.pair": "",
+    "loss.no-q": "",
+    "loss.feature": "the teacher",
+    "loss.no-value": "target",
+}
+"""How losses complain of a teacher who has said nothing: by code, and a word of the message."""
 
 
 class Labels(Protocol):
@@ -72,26 +82,29 @@ def epochs(
 
     Raises:
         UsageError: ``supervised.empty`` for a loader without a batch, ``supervised.view`` for a view of inputs that a
-            teacher, who is not here, has labelled already; ``supervised.batch``; ``supervised.epochs``.
-        DistributionError: ``supervised.nan`` for a teacher's NaN, ``supervised.classes`` where teacher and student
-            do not count the same classes.
+            teacher, who is not here, has labelled already; ``supervised.unlabelled`` for a pass over rows without a
+            label, a rater or a teacher, and for a loss that needs a teacher who is not there; ``supervised.batch``;
+            ``supervised.epochs``.
+        DistributionError: ``supervised.nan`` for a teacher's logits that are no law, the loader's own too;
+            ``supervised.classes`` where teacher and student do not count the same classes.
     """
     if count < 1:
         raise UsageError("supervised.epochs", f"{count} epochs", "1 or more")
     clock = clock or Clock()
-    batches = len(loader) if isinstance(loader, Sized) else None
+    batches = length_of(loader)
     for epoch in range(begin, count if end is None else end):
         # A generator an epoch: what is drawn in it does not depend on where a run was taken up again.
         generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
-        any_batch = False
+        any_batch = told = False
         for i, item in enumerate(loader):
             any_batch = True
             examples = as_examples(item)
             with clock.phase("label"):
                 examples = _labelled(examples, teacher, view, generator)
+            told = told or examples.told
             if student_view is not None:
                 examples = replace(student_view(examples, generator), target=examples.target)
-            within = 0.0 if batches is None else min(i / batches, 1.0)
+            within = min(i / batches, 1.0) if batches else 0.0
             seen += len(examples)
             progress = Progress(seen, learner.updates, min((epoch + within) / count, 1.0))
             with clock.phase("learn"):
@@ -99,12 +112,14 @@ def epochs(
                 batch = examples.batch(obs)
                 if i == 0:
                     check_classes(learner.student, batch)
-                update = learner.step(batch, progress)
+                update = learn(learner, batch, progress, told=examples.target is not None)
             yield update
         if not any_batch:
             raise UsageError(
                 "supervised.empty", "a loader without a batch", "examples", "an iterator is used up after one pass"
             )
+        if not told:
+            raise unlabelled("a pass over rows without a label or a teacher")
 
 
 def _labelled(examples: Examples, teacher: Labels | None, view: View | None, generator: torch.Generator) -> Examples:
@@ -117,28 +132,72 @@ def _labelled(examples: Examples, teacher: Labels | None, view: View | None, gen
                 "pass teacher=, or leave the view out",
             )
         examples = replace(view(examples, generator), target=None)  # what was said of other inputs does not hold
-    if examples.target is not None or teacher is None:
-        return examples
-    return replace(examples, target=sound(teacher.label(examples.inputs)))
+    return answered(examples, teacher)
 
 
-def sound(said: Prediction) -> Prediction:
-    """What a teacher said, if it is a number everywhere.
+def answered(examples: Examples, teacher: Labels | None) -> Examples:
+    """The examples with the teacher's word where they have none yet, and that it is a law.
 
     Raises:
         DistributionError: ``supervised.nan``.
     """
-    if isinstance(said.dist, Categorical):
-        wrong = said.dist.logits.isnan()
+    said = examples.target
+    if said is None and teacher is not None:
+        said = teacher.label(examples.inputs)
+    return examples if said is None else replace(examples, target=sound(said, examples.mask))
+
+
+def sound(said: Prediction, mask: Tensor | None = None) -> Prediction:
+    """What a teacher said, if it is a law everywhere: no NaN, no infinite logit, no row of classes that cannot be.
+
+    Args:
+        mask: rows (tokens) that count, ``[*b]``; the others may hold anything.
+
+    Raises:
+        DistributionError: ``supervised.nan``.
+    """
+    # A sum that is a number has no other in it, and is what nearly every batch is asked for.
+    if isinstance(said.dist, Categorical) and not bool(said.dist.logits.sum().isfinite()):
+        # Of such a row log-probabilities would be NaN; their normaliser is one number a row, and as good a sign.
+        wrong = ~said.dist.logits.logsumexp(-1).isfinite()
+        if mask is not None and mask.shape == wrong.shape:
+            wrong = wrong & mask.bool()
         if bool(wrong.any()):
             rows = int(wrong.reshape(len(wrong), -1).any(-1).sum())
             raise DistributionError(
                 "supervised.nan",
-                f"NaN in a teacher's logits for {rows} of {len(wrong)} rows",
-                "numbers",
+                f"NaN or infinity in a teacher's logits for {rows} of {len(wrong)} rows",
+                "numbers (-inf only for classes that cannot be)",
                 "check its inputs and weights",
             )
     return said
+
+
+def learn(learner: Learner[Any], batch: Batch | Sequence[Batch], progress: Progress, *, told: bool) -> Update:
+    """A step of the learner; what a loss says of a teacher who was never asked is said in the loop's words.
+
+    Args:
+        told: whether a teacher has spoken of all of it.
+
+    Raises:
+        UsageError: ``supervised.unlabelled``.
+    """
+    try:
+        return learner.step(batch, progress)
+    except PolicykdError as why:
+        if told or _SILENT.get(why.code, "\0") not in why.found:
+            raise
+        raise unlabelled("a loss that needs a teacher, and rows that none has labelled") from why
+
+
+def unlabelled(found: str) -> UsageError:
+    """The error of rows that teach nothing."""
+    return UsageError(
+        "supervised.unlabelled",
+        found,
+        "labels, or a teacher's word",
+        "pass teacher=, or give the loader labels or logits",
+    )
 
 
 @torch.no_grad()
@@ -189,13 +248,13 @@ def mutual(
     """
     if len(learners) < 2:
         raise UsageError("supervised.mutual", f"{len(learners)} student", "two or more")
-    seen, total = 0, count * len(loader) if isinstance(loader, Sized) else None
+    seen, total = 0, count * (length_of(loader) or 0)
     for _ in range(count):
         before = seen
         for item in loader:
             examples = as_examples(item)
             obs: Any = examples.inputs if prepare is None else prepare(examples.inputs)
-            fraction = 0.0 if total is None else min(learners[0].updates / total, 1.0)
+            fraction = min(learners[0].updates / total, 1.0) if total else 0.0
             seen += len(examples)
             made = []
             for i, learner in enumerate(learners):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -14,7 +14,19 @@ from policykd.distributions import Categorical, leading
 from policykd.errors import UsageError
 from policykd.prediction import Batch, Obs, Prediction, map_obs
 
-__all__ = ["MISSING", "Examples", "Inputs", "Rows", "View", "as_examples", "nobody", "rows_of", "take", "take_inputs"]
+__all__ = [
+    "MISSING",
+    "Examples",
+    "Inputs",
+    "Rows",
+    "View",
+    "as_examples",
+    "length_of",
+    "nobody",
+    "rows_of",
+    "take",
+    "take_inputs",
+]
 
 MISSING = -1
 """The label of a row whose true label nobody knows."""
@@ -26,6 +38,14 @@ Inputs: TypeAlias = Obs | tuple[str, ...]
 def rows_of(inputs: Inputs) -> int:
     """How many rows there are."""
     return len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
+
+
+def length_of(loader: Iterable[Any]) -> int | None:
+    """Batches in a pass, None where that is not known."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # torch's DataLoader has a length, unless its data has none
+        return None
 
 
 def nobody(n: int) -> Prediction:
@@ -53,6 +73,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def told(self) -> bool:
+        """Whether anybody has said anything of any row."""
+        if self.target is not None or (self.soft is not None and bool(self.soft.any())):
+            return True
+        return bool((self.label != MISSING).any())
 
     def batch(self, obs: Obs) -> Batch:
         """As a Learner takes them, ``obs`` being the inputs as the student reads them."""

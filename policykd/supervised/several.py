@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from policykd.clock import Clock
@@ -11,8 +10,8 @@ from policykd.errors import UsageError
 from policykd.learner import Learner
 from policykd.policy import Tasks
 from policykd.prediction import Obs, Progress, Update
-from policykd.supervised.epochs import Labels, Reads, check_classes, sound
-from policykd.supervised.examples import Examples, as_examples
+from policykd.supervised.epochs import Labels, Reads, answered, check_classes, learn, unlabelled
+from policykd.supervised.examples import Examples, as_examples, length_of
 
 __all__ = ["several"]
 
@@ -38,7 +37,8 @@ def several(
 
     Raises:
         UsageError: ``multitask.tasks`` for loaders or teachers of other tasks than the student's;
-            ``supervised.empty``.
+            ``supervised.empty``; ``supervised.length`` for a loader without a length; ``supervised.unlabelled`` for a
+            task without a label or a teacher in a whole pass, and for a loss that needs one who is not there.
         DistributionError: ``supervised.nan``, ``supervised.classes``.
     """
     student = learner.student
@@ -47,26 +47,42 @@ def several(
     if strange:
         found = f"loaders or teachers that differ from the student's tasks in {', '.join(sorted(strange))}"
         raise UsageError("multitask.tasks", found, f"one loader each for {', '.join(student.names)}")
-    lengths = [len(loader) for loader in loaders.values() if isinstance(loader, Sized)]
-    steps = max(lengths, default=0) if len(lengths) == len(loaders) else 0
-    if not steps:
-        raise UsageError("supervised.empty", "loaders without a batch, or without a length", "len(loader) of 1 or more")
+    lengths = {name: _length(name, loader) for name, loader in loaders.items()}
+    steps = max(lengths.values())
     rounds = {name: _round(loader, name) for name, loader in loaders.items()}
-    seen = 0
+    seen, silent = 0, dict.fromkeys(student.names, 0)
     for step in range(count * steps):
-        batches = []
+        batches, told = [], True
         for name in student.names:
             examples = next(rounds[name])
             with clock.phase("label"):
-                examples = _labelled(examples, teachers.get(name))
+                examples = answered(examples, teachers.get(name))
+            told = told and examples.target is not None
+            silent[name] = 0 if examples.told else silent[name] + 1
+            if silent[name] == lengths[name]:
+                raise unlabelled(f"a pass over rows of {name} without a label or a teacher")
             obs: Obs = prepare(examples.inputs) if prepare is not None else examples.inputs  # type: ignore[assignment]
             batches.append(student.tag(name, examples.batch(obs)))
             if step == 0:
                 check_classes(student, batches[-1])
             seen += len(examples)
         with clock.phase("learn"):
-            update = learner.step(batches, Progress(seen, learner.updates, step / (count * steps)))
+            update = learn(learner, batches, Progress(seen, learner.updates, step / (count * steps)), told=told)
         yield update
+
+
+def _length(name: str, loader: Iterable[Any]) -> int:
+    found = length_of(loader)
+    if found is None:
+        raise UsageError(
+            "supervised.length",
+            f"the loader of {name} without a length",
+            "len(loader) of each: the longest says how many steps a pass has",
+            "give Rows, or a DataLoader of data with a length",
+        )
+    if not found:
+        raise UsageError("supervised.empty", f"the loader of {name} without a batch", "examples")
+    return found
 
 
 def _round(loader: Iterable[Any], name: str) -> Iterator[Examples]:
@@ -77,9 +93,3 @@ def _round(loader: Iterable[Any], name: str) -> Iterator[Examples]:
             yield as_examples(item)
         if empty:
             raise UsageError("supervised.empty", f"the loader of {name} without a batch", "examples")
-
-
-def _labelled(examples: Examples, teacher: Labels | None) -> Examples:
-    if examples.target is not None or teacher is None:
-        return examples
-    return replace(examples, target=sound(teacher.label(examples.inputs)))

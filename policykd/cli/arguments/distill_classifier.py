@@ -9,6 +9,9 @@ from policykd.cli.arguments import Leaves
 
 __all__ = ["Arguments"]
 
+_SHAPES = r"same|linear|minilm|(mlp|cnn|bag2?|transformer):\S*"
+"""Words that follow --via as assistants; ``classifiers.parse`` says whether they are shapes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Leaves):
@@ -20,6 +23,6 @@ class Arguments(Leaves):
     """A shape to train first (cnn:32,64x128, minilm), or the folder of a trained one; None: what suits the data."""
     student: str | None = field(default=None, metadata={"shown": "SHAPE"})
     """cnn:8,16, mlp:32, bag:32, transformer:64x1; None: what suits the data."""
-    via: tuple[str, ...] = field(default=(), metadata={"shown": "SHAPE|same ..."})
-    """Assistants that learn first, each from the last: --via cnn:16,32 same; same: of the student's own shape."""
+    via: tuple[str, ...] = field(default=(), metadata={"joined": _SHAPES, "shown": "SHAPE|same ..."})
+    """Like cnn:16,32 and again --via cnn:8: assistants, each to learn from the last; same: of the student's shape."""
     how: ClassifyConfig = field(default_factory=ClassifyConfig)
