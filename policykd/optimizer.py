@@ -88,7 +88,8 @@ class Flat:
 class Adam:
     """Adam (Kingma & Ba 2014, 1412.6980, algorithm 1) on one long vector.
 
-    The first optimizer of ``torch.optim`` imports torch's compiler: a second of CPU, more than many students take.
+    What a gradient did not reach is left alone, moments too, and has its own count of steps, as with ``torch.optim``;
+    whose first optimizer imports torch's compiler: a second of CPU, more than many students take.
     """
 
     def __init__(self, flat: Flat, decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
@@ -96,19 +97,17 @@ class Adam:
         self.mean, self.square = torch.zeros_like(flat.gradient), torch.zeros_like(flat.gradient)
         self.steps = 0
         self._count = torch.zeros(())
+        self._counts: Tensor | None = None  # steps of each number, once they differ
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One step of this learning rate down the flat gradient; what it did not reach stays, moments too."""
-        still, moved = self.flat.still, (self.mean, self.square, self.flat.data)
-        before = None if still is None else [t[still] for t in moved]
-        self._step(lr)
-        if still is not None and before is not None:
-            for t, old in zip(moved, before, strict=True):
-                t[still] = old
-
-    def _step(self, lr: float) -> None:
+        """One step of this learning rate down the flat gradient."""
+        if self.flat.still is not None and self._counts is None:
+            self._counts = torch.full_like(self.mean, self.steps)
         self.steps += 1
+        if self._counts is not None:
+            self._step_apart(lr, self._counts)
+            return
         # One pass over all numbers: what torch.optim.Adam(fused=True) ends in.
         torch._fused_adam_(
             [self.flat.data],
@@ -126,18 +125,37 @@ class Adam:
             maximize=False,
         )
 
+    def _step_apart(self, lr: float, counts: Tensor) -> None:
+        """The same where numbers have taken different steps: some are not reached now, or have not been."""
+        still, moved = self.flat.still, (self.mean, self.square, self.flat.data, counts)
+        before = None if still is None else [t[still] for t in moved]
+        first, second = self.decay
+        gradient = self.flat.gradient
+        counts.add_(1)
+        self.mean.lerp_(gradient, 1.0 - first)
+        self.square.mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
+        scale = (self.square / (1.0 - second**counts)).sqrt_().add_(self.epsilon)
+        self.flat.data.addcdiv_(self.mean / (1.0 - first**counts), scale, value=-lr)
+        if still is not None and before is not None:
+            for t, old in zip(moved, before, strict=True):
+                t[still] = old
+
     def take(self, other: Adam, chosen: Tensor) -> None:
         """Go on from some of the numbers of another's."""
         self.mean.copy_(other.mean[chosen])
         self.square.copy_(other.square[chosen])
         self.steps = other.steps
+        self._counts = None if other._counts is None else other._counts[chosen]
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and the number of steps; not copied."""
-        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+        state = {"mean": self.mean, "square": self.square, "steps": self.steps}
+        return state if self._counts is None else {**state, "counts": self._counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict()``."""
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])
         self.steps = int(state["steps"])
+        counts = state.get("counts")
+        self._counts = None if counts is None else counts.clone()

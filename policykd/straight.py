@@ -56,8 +56,8 @@ def _nets(student: Student | Cohort) -> tuple[list[Net], type[nn.Module]] | None
         activations = {ACTIVATIONS[shape.activation] for shape in student.shapes if shape.hidden}
     else:
         linears = _linears(student)
-        net = Net([m.weight for m in linears], [m.bias for m in linears], len(student.shape.hidden))
-        nets, activations = [net], {ACTIVATIONS[student.shape.activation]} if student.shape.hidden else set()
+        net = Net([m.weight for m in linears], [m.bias for m in linears], len(linears) - len(student.heads()))
+        nets, activations = [net], {ACTIVATIONS[student.shape.activation]} if net.depth else set()
         # One weight in two layers has the sum of two gradients; a weight that is computed has none of its own.
         own = [*net.all(), *([student.log_std] if isinstance(student.log_std, nn.Parameter) else [])]
         if not student.is_plain(*student.heads()) or Counter(map(id, own)) != Counter(map(id, student.parameters())):
@@ -112,8 +112,11 @@ class Straight:
                 return False
         if isinstance(self._student, Cohort):
             return True
-        now, then = _linears(self._student), self.nets[0].weights
-        return len(now) == len(then) and all(m.weight is weight for m, weight in zip(now, then, strict=True))
+        student, then = self._student, self.nets[0].weights
+        now = _linears(student)
+        if not student.is_plain(*student.heads()) or len(now) != len(then):
+            return False
+        return all(m.weight is weight for m, weight in zip(now, then, strict=True))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, list[Said]]:
         """What the first layers read, and what the layers of each network say."""
@@ -138,7 +141,8 @@ class Straight:
             _, *gradients = fused.backward(x, self._activation, net.depth, net.weights, inner, of_heads, of_last)
             for parameters, found in zip((net.weights, net.biases), gradients, strict=True):
                 for p, gradient in zip(parameters, found, strict=True):
-                    p.grad = gradient
+                    # A loss may ask for a weight itself, or for what the student says elsewhere.
+                    p.grad = gradient if p.grad is None else p.grad if gradient is None else p.grad + gradient
 
     def read(self, obs: Obs) -> Prediction | None:
         """What the student says about rows ``[n, width]``, without a graph below it; None where it does not take them.

@@ -148,6 +148,28 @@ def test_steps_are_those_of_torchs_adam(limit: float | None) -> None:
     torch.testing.assert_close(weights(it.student), weights(twin), rtol=1e-5, atol=1e-7)
 
 
+def test_terms_that_come_late_and_layers_that_thaw_step_as_with_torchs_adam() -> None:
+    weights_of = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    it = learner(losses.weighted(policy=(lambda p: weights_of[p.updates], losses.forward_kl)), lr=0.01)
+    twin = copy.deepcopy(it.student)
+    adam = torch.optim.Adam(twin.parameters(), lr=0.01)
+    for i, weight in enumerate(weights_of):
+        data = batch(seed=i)
+        for student in (it.student, twin):
+            student.torso[0].requires_grad_(i != 3)  # type: ignore[union-attr,index]
+        it.step(data)
+        adam.zero_grad()
+        if weight:
+            losses.policy.forward_kl(twin(data.obs), data.target).mean().backward()
+            nn.utils.clip_grad_norm_([p for p in twin.parameters() if p.grad is not None], 1.0)
+        adam.step()
+        torch.testing.assert_close(weights(it.student), weights(twin), rtol=1e-5, atol=1e-7)
+    again = learner(lr=0.01)
+    again.load_state_dict(it.state_dict())
+    again.objective, again._shortcut = it.objective, it._shortcut
+    assert again._optimizer._counts is not None and torch.equal(again._optimizer._counts, it._optimizer._counts)  # type: ignore[arg-type]
+
+
 def test_only_the_student_changes() -> None:
     teacher, student = students.mlp(SPEC, (8,), seed=1), students.mlp(SPEC, (8,), seed=2)
     students.fit_normaliser(student, torch.randn(100, 3))

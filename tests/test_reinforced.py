@@ -483,6 +483,10 @@ def test_what_a_weight_remembers_stays_with_its_student() -> None:
     [
         ({"method": "dagger", "teacher_weight": lambda p: 1.0}, "distill.weight"),
         ({"method": "ppd", "teacher_weight": lambda p: 1.0, "teacher_until": 0.2}, "distill.weight"),
+        (
+            {"method": "ppd", "teacher_weight": lambda p: 1.0, "reward": RewardConfig(teacher_until=0.2)},
+            "distill.weight",
+        ),
         ({"method": "ppd", "teacher_weight": "half"}, "config.range"),
         ({**UNFADED, "method": "ppd", "teacher_weight": lambda p: float("nan")}, "loss.weight"),
     ],

@@ -179,3 +179,56 @@ def test_who_listens_is_heard_and_what_was_replaced_is_seen() -> None:
     assert layers.takes(obs)
     it.torso[2] = nn.Linear(8, 5)
     assert not layers.takes(obs)
+
+
+def test_a_loss_that_asks_for_the_weights_too_is_heard() -> None:
+    """Decay, and consistency on other rows: gradients that reach the weights past the layers above."""
+
+    def made(straight: bool) -> list[Tensor]:
+        it = student("categorical")
+
+        def loss(s: Prediction, t: Prediction) -> Tensor:
+            decay = sum(p.square().sum() for p in it.parameters())
+            elsewhere = it(torch.ones(4, 3)).dist.logits.square().mean()  # type: ignore[union-attr]
+            return losses.forward_kl(s, t) + 0.1 * decay + elsewhere
+
+        learner = Learner(it, loss, average=None, max_grad_norm=None)
+        if not straight:
+            learner._layers = None
+        for one in batches("categorical"):
+            learner.step(one)
+        return [p.detach().clone() for p in it.parameters()]
+
+    for a, b in zip(made(straight=True), made(straight=False), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", ["identity", "norm", "longer"])
+def test_a_torso_that_is_changed_is_what_learns(change: str, when: str) -> None:
+    def altered(it: Student) -> None:
+        torch.manual_seed(0)
+        if change == "identity":
+            it.torso[1] = nn.Identity()
+        elif change == "norm":
+            it.torso.append(nn.LayerNorm(5))
+        else:
+            it.torso.append(nn.Linear(5, 5))
+            it.torso.append(nn.SiLU())
+
+    it = student("categorical")
+    if when == "before":
+        altered(it)
+    learner = Learner(it, losses.reverse_kl)
+    if when == "after":
+        altered(it)
+    [one] = batches("categorical", 1)
+    with torch.no_grad():
+        obs = it.normaliser(one.obs).float()  # type: ignore[misc,operator]
+        by_hand = Prediction(losses_of(it.action_head(it.torso(obs))))
+        wanted = (one.weight * losses.reverse_kl(by_hand, one.target)).mean()
+    torch.testing.assert_close(learner.step(one).loss, wanted)
+
+
+def losses_of(logits: Tensor) -> Any:
+    return students.network.distribution_of(SPECS["categorical"], logits, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def distill(
             rewarded["teacher_weight"] = teacher_weight
         config, reward = replace(config or DistillConfig(), **changes), replace(reward or RewardConfig(), **rewarded)
         if schedule is not None:
-            _check_schedule(config, rewarded)
+            _check_schedule(config, reward)
         teacher = teacher if isinstance(teacher, Policy) else load_teacher(teacher)
         if config.method in REWARDED:
             check_density(teacher.spec if student is None else student.spec)
@@ -118,7 +118,7 @@ def distill(
     return pass_on(teacher, pupils, lesson, config, loss, clock, on_tick, on_look, on_stage)
 
 
-def _check_schedule(config: DistillConfig, rewarded: Mapping[str, Any]) -> None:
+def _check_schedule(config: DistillConfig, reward: RewardConfig) -> None:
     if config.method not in REWARDED:
         raise UsageError(
             "distill.weight",
@@ -126,12 +126,14 @@ def _check_schedule(config: DistillConfig, rewarded: Mapping[str, Any]) -> None:
             "ppd or kickstart, which have a term beside it",
             "weigh the loss instead: loss=losses.weighted(policy=(weight, loss))",
         )
-    if "teacher_until" in rewarded:
+    usual = RewardConfig()
+    if (reward.teacher_weight, reward.teacher_until) != (usual.teacher_weight, usual.teacher_until):
+        start, end = reward.teacher_weight, reward.teacher_until
         raise UsageError(
             "distill.weight",
-            "a teacher_weight that follows the run beside teacher_until, which fades a number",
+            f"a teacher_weight that follows the run beside a number that fades ({start:g} until {end})",
             "one of them",
-            f"leave it out: teacher_weight=losses.weights.linear(1.0, 0.0, finish={rewarded['teacher_until']})",
+            f"leave the number out: teacher_weight=losses.weights.linear({start:g}, 0.0, finish={end})",
         )
 
 

@@ -237,7 +237,7 @@ class Training:
             env_steps=lesson.taken,
             updates=self.learner.updates,
             evaluations=played,
-            seconds=dict(lesson.clock.wall),
+            seconds={**lesson.clock.wall, "total": sum(lesson.clock.wall.values())},
             cpu_seconds=dict(lesson.clock.cpu),
             history=tuple(lesson.exam.history),
             policy=student.task(lesson.name),

@@ -95,6 +95,8 @@ def _straight(policy: Policy) -> Callable[[Obs], Distribution] | None:
     """What a student of plain layers says of flat observations, without asking module after module: half the time."""
     if type(policy) is not Student:
         return None
+    if not policy.is_plain(*policy.heads(values=False)):
+        return None
     space, normaliser = policy.spec.observation_space, policy.normaliser
     if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
         return None
