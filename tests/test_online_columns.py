@@ -212,3 +212,112 @@ def test_rows_of_two_views_are_not_asked_about_together() -> None:
     online.update()
     assert [tuple(obs.shape) for obs in asked if isinstance(obs, Tensor)] == [(2, 4), (4, 7)]
     assert online.status.waiting == 2 and online.status.answered == 6
+
+
+def kept(online: OnlineDistiller) -> Tensor:
+    """What is remembered of the observations, each row once, in order."""
+    obs = online._lessons.memory.sample(200).obs
+    assert isinstance(obs, Tensor)
+    return torch.unique(obs, dim=0)
+
+
+@pytest.mark.parametrize("memory", ["fifo", "reservoir"])
+def test_whole_numbers_first_do_not_take_the_fractions_from_what_follows(memory: str) -> None:
+    online = distiller(Odd(lambda ids, obs: [right(ids, obs)]), memory=memory, ask_rows=1)
+    for row in ([0, 0, 0, 0], [0.125, 0, 0, 0], np.full(4, 0.25, np.float32), torch.full((4,), 0.5)):
+        online.observe(row)
+        online.update()
+    assert kept(online)[:, 0].tolist() == [0, 0.125, 0.25, 0.5] and kept(online).dtype == torch.float32
+
+
+@pytest.mark.parametrize("memory", ["fifo", "reservoir"])
+@pytest.mark.parametrize("first", [np.float32, np.float64])
+def test_floats_stay_as_the_first_were(memory: str, first: type) -> None:
+    asked: list[Tensor] = []
+
+    def make(ids: np.ndarray, obs: Tensor) -> list[Any]:
+        asked.append(obs)
+        return [right(ids, obs)]
+
+    online = distiller(Odd(make), memory=memory)
+    for kind in (first, np.float64, np.float32):
+        for i in range(4):
+            online.observe(seen(i).astype(kind))
+        online.update()
+    rows = np.stack([seen(i) for i in range(4)]).astype(first)
+    assert len(asked) == 3 and all(torch.equal(obs, torch.from_numpy(rows)) for obs in asked)
+    assert {obs.dtype for obs in asked} == {kept(online).dtype} and len(kept(online)) == 4
+
+
+PICTURE = spaces.Dict({"frame": spaces.Box(0, 255, (3,), np.uint8), "speed": spaces.Box(-1, 1, (1,), np.float32)})
+
+
+def pictured(teacher: Any) -> OnlineDistiller:
+    spec = Spec(PICTURE, spaces.Discrete(2), "categorical")
+    return OnlineDistiller(students.mlp(spec, (4,)), teacher, ask_rows=1)
+
+
+def test_each_part_of_a_dict_has_its_own_dtype() -> None:
+    asked: list[Any] = []
+
+    class Mute:
+        def ask(self, ids: np.ndarray, obs: Obs) -> None:
+            asked.append(obs)
+
+        def poll(self) -> list[Any]:
+            return []
+
+    online = pictured(Mute())
+    for frame in ([0, 7, 255], np.array([0.0, 7.0, 255.0]), np.array([0, 7, 255], np.uint8)):
+        online.observe({"frame": frame, "speed": [1]})
+    for bad in ([0, 7, 256], [-1, 7, 0], [0.5, 7, 0], [math.nan, 7, 0]):
+        with pytest.raises(SpaceError, match=r"obs\['frame'\].*uint8.*\[space\.observation\]"):
+            online.observe({"frame": bad, "speed": [1]})
+    assert online.status.observed == 3 and online.status.unusable == 0
+    online.update()
+    assert [obs["frame"].tolist() for obs in asked] == [[[0, 7, 255]]] * 3
+    assert {(obs["frame"].dtype, obs["speed"].dtype) for obs in asked} == {(torch.uint8, torch.float32)}
+
+
+def test_a_number_that_becomes_infinite_is_counted() -> None:
+    online = distiller(Odd(lambda ids, obs: [right(ids, obs)]))
+    online.observe(seen(0))
+    online.observe(np.array([1e300, 0, 0, 0]))
+    assert (online.status.observed, online.status.unusable, online.status.waiting) == (2, 1, 1)
+
+
+def test_no_rows_say_nothing_of_what_rows_are() -> None:
+    online = distiller(Odd(lambda ids, obs: [right(ids, obs)]))
+    online.observe(np.empty((0, 4)))
+    for i in range(4):
+        online.observe(seen(i))
+    online.update()
+    assert kept(online).dtype == torch.float32
+
+
+def test_what_a_known_teacher_sees_is_held_to_its_space() -> None:
+    asked: list[Tensor] = []
+
+    def note(obs: Tensor) -> Tensor:
+        asked.append(obs)
+        return torch.stack([obs[..., 4], -obs[..., 4]], -1)
+
+    online = distiller(Told(WIDE, note), ask_rows=1)
+    for shown in ([0, 0, 0, 0, 1], [0.5, 0, 0, 0, 1]):
+        online.observe(seen(0), teacher_obs=shown)
+        online.update()
+    assert [(float(obs[0, 0]), obs.dtype) for obs in asked] == [(0.0, torch.float32), (0.5, torch.float32)]
+    counting = Spec(spaces.MultiDiscrete([9, 9]), spaces.Discrete(2), "categorical")
+    other = distiller(Told(counting, lambda obs: torch.zeros(len(obs), 2)))
+    with pytest.raises(SpaceError, match=r"teacher_obs.*int64.*\[space\.observation\]"):
+        other.observe(seen(0), teacher_obs=[1.5, 2])
+    assert other.status.observed == 0
+
+
+@pytest.mark.parametrize("memory", ["fifo", "reservoir"])
+def test_whole_numbers_after_doubles_are_doubles(memory: str) -> None:
+    online = distiller(Odd(lambda ids, obs: [right(ids, obs)]), memory=memory, ask_rows=1)
+    for row in ([0.1, 0, 0, 0], [1, 0, 0, 0]):
+        online.observe(row)
+        online.update()
+    assert kept(online)[:, 0].tolist() == [0.1, 1.0]

@@ -108,6 +108,8 @@ MALFORMED: dict[str, tuple[Callable[[np.ndarray], Any], int]] = {
     "numbers in a ragged list": (lambda ids: Answer([[1], [2, 3]], said()), 1),
     "no numbers": (lambda ids: Answer(None, said()), 1),
     "no version": (lambda ids: Answer(ids, said(), None), 4),  # type: ignore[arg-type]
+    "a version with a fraction": (lambda ids: Answer(ids, said(), 1.9), 4),  # type: ignore[arg-type]
+    "a version in digits": (lambda ids: Answer(ids, said(), "1"), 4),  # type: ignore[arg-type]
     "a version in words": (lambda ids: Answer(ids, said(), "new"), 4),  # type: ignore[arg-type]
     "a version that is infinite": (lambda ids: Answer(ids, said(), math.inf), 4),  # type: ignore[arg-type]
     "a version out of bounds": (lambda ids: Answer(ids, said(), 1 << 70), 4),

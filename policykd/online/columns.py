@@ -13,7 +13,7 @@ from torch import Tensor
 from policykd.errors import SpaceError, UsageError
 from policykd.prediction import Obs, Spec
 
-__all__ = ["Columns", "View", "gathered", "kinds_of", "like", "mapped", "numbers", "rows_of", "usable"]
+__all__ = ["Columns", "View", "fitted", "gathered", "kinds_of", "like", "mapped", "numbers", "rows_of", "usable"]
 
 Columns = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Shape of a row, and dtype, by name."""
@@ -86,6 +86,34 @@ def numbers(name: str, value: Any, n: int, dtype: type) -> np.ndarray:
     return found if found.shape else np.full(n, found)
 
 
+def fitted(name: str, space: spaces.Space, value: Any, first: Columns) -> Any:
+    """An observation, or a dict of them, ``[n, ...]``, in the dtype of its space, so that all rows have the same.
+
+    Floats in a space of floats keep the dtype that they had in the ``first`` rows: it is what teachers are used to.
+    A float that is too large for its dtype becomes infinite.
+
+    Args:
+        name: of the observation: its parts are named as ``kinds_of`` names them.
+
+    Raises:
+        SpaceError: ``space.observation`` for what is no whole number, or too large a one, in a space of these.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: fitted(f"{name}[{key!r}]", space[key], part, first) for key, part in value.items()}
+    dtype = value.dtype if space.dtype is None else space.dtype
+    if dtype.kind == "f":
+        dtype = first[name][1] if name in first else value.dtype if value.dtype.kind == "f" else dtype
+    if value.dtype == dtype:
+        return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = value.astype(dtype)
+    if dtype.kind in "biu" and not np.array_equal(cast, value):
+        lost = value[cast != value][0]
+        found, expected = f"{lost} in {name} of {value.dtype}", f"{dtype}, as its space {space} has it"
+        raise SpaceError("space.observation", found, expected, "round it, or give the environment a space of floats")
+    return cast
+
+
 def usable(seen: Any, shown: Any) -> np.ndarray | None:
     """Rows without NaN or infinity in what student or teacher sees, ``[n]`` bool; None for all of them."""
     good: np.ndarray | None = None
@@ -103,9 +131,9 @@ def mapped(value: Any, f: Callable[[np.ndarray], np.ndarray]) -> Any:
     return None if value is None else f(value)
 
 
-def kinds_of(shown: Any, more: Mapping[str, np.ndarray]) -> Columns:
-    """What stands beside the student's observations."""
-    named = (*_named("teacher_obs", shown), *more.items())
+def kinds_of(shown: Any, more: Mapping[str, np.ndarray], name: str = "teacher_obs") -> Columns:
+    """What stands beside the student's observations; or of what kind they are, by their ``name``."""
+    named = (*_named(name, shown), *more.items())
     return {name: (column.shape[1:], column.dtype) for name, column in named}
 
 

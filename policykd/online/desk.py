@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -84,14 +86,20 @@ class Desk:
         self._questions: OrderedDict[int, Question] = OrderedDict()
         self._firsts = np.empty(0, np.int64)
         self._given_up: OrderedDict[int, None] = OrderedDict()
-        self._next, self._highest = 0, -1
+        self._next, self._highest, self._offset = 0, -1, 0
         self.hire(self.teacher)
 
     def hire(self, teacher: RemoteTeacher) -> None:
-        """Ask this teacher from now on; its versions count on from the newest so far."""
-        newest = self.counts.version
-        self.teacher, self._offset = teacher, 0 if newest is None else newest + 1
-        self.error = self.refused = None
+        """Ask this teacher from now on; its versions count on from the newest so far.
+
+        What the old one has answered is read in its turn; its other questions are given up, as nobody polls it again.
+        """
+        if self.open:
+            with suppress(PolicykdError):
+                self._poll()
+        self._old_post, self._old_next = len(self.post), self._next
+        self._dismiss()
+        self.teacher, self.error, self.refused = teacher, None, None
         self._errors = _IN_A_ROW - 1  # who has never answered is not believed to have failed by chance
 
     def ask(self, seen: Obs, obs: Obs, extra: Mapping[str, Tensor]) -> bool:
@@ -121,8 +129,10 @@ class Desk:
 
     def fetch(self) -> None:
         """Take in the teacher's answers, once all that it gave before have been read."""
-        if self.post:
-            return
+        if not self.post:
+            self._poll()
+
+    def _poll(self) -> None:
         try:
             self.post.extend((answer, self._offset) for answer in self.teacher.poll())
         except PolicykdError:
@@ -137,10 +147,19 @@ class Desk:
             PolicykdError: that came in the place of an answer.
         """
         answer, offset = self.post.popleft()
+        old = self._old_post > 0
+        self._old_post -= old
+        try:
+            return self._judged(answer, offset, old)
+        finally:
+            if old and not self._old_post:
+                self._dismiss()
+
+    def _judged(self, answer: Any, offset: int, old: bool) -> list[Batch]:
         try:
             ids, said, version = opened(answer)
             if isinstance(said, Exception):
-                self._lose(ids, said)
+                self._lose(ids, said, old)
                 return []
             self.kind.check(said, len(ids))
         except Unread as unread:
@@ -153,8 +172,8 @@ class Desk:
         self.error = error
         self.counts.failures += 1
 
-    def _lose(self, ids: np.ndarray, error: Exception) -> None:
-        """Give up questions that an error is the answer to."""
+    def _lose(self, ids: np.ndarray, error: Exception, old: bool) -> None:
+        """Give up questions that an error is the answer to, of the ``old`` teacher or of this one."""
         self.counts.failures += 1
         ids = np.unique(ids[(ids >= 0) & (ids < self._next)])
         for question, which in self._places(ids):
@@ -165,6 +184,8 @@ class Desk:
         self._tidy()
         if isinstance(error, PolicykdError):
             raise error  # as if it had been raised by ``ask``
+        if old:
+            return
         self._errors += 1
         if self._errors >= _IN_A_ROW:
             self.error = error
@@ -244,6 +265,21 @@ class Desk:
                 break
             self._give_up(question, np.flatnonzero(question.open))
         self._tidy()
+
+    def _dismiss(self) -> None:
+        """Give up the old teacher's questions, but for those that its unread answers are about; count on from it."""
+        about = [np.empty(0, np.int64)]
+        for answer, _ in islice(self.post, self._old_post):
+            with suppress(Unread):
+                about.append(opened(answer)[0])
+        ids = np.concatenate(about)
+        for question in self._questions.values():
+            if question.first < self._old_next:
+                at = np.flatnonzero(question.open)
+                self._give_up(question, at[~np.isin(question.first + at, ids)])
+        self._tidy()
+        newest = self.counts.version
+        self._offset = 0 if newest is None else newest + 1
 
     def _give_up(self, question: Question, at: np.ndarray) -> None:
         """Wait no longer for rows of a question that are open."""

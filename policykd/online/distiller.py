@@ -91,6 +91,7 @@ class OnlineDistiller:
         self._lookout = Lookout(watch, config.rest_every, self._ahead.compare)
         self._rest_or_learn()
         self._starved = False
+        self._newest: Batch | None = None
 
     def _hired(self, teacher: Policy | RemoteTeacher) -> RemoteTeacher:
         if not isinstance(teacher, Policy):
@@ -142,14 +143,15 @@ class OnlineDistiller:
         """Remember what was seen, for the teacher to label; nothing is asked or learnt here.
 
         Args:
-            obs: one raw observation or a batch of them; copied. What has NaN or infinities in it is counted, and
-                nothing else.
+            obs: one raw observation or a batch of them; copied, in the dtype of its space, or that of the first where
+                both are floats. What has NaN or infinities in it is counted, and nothing else.
             reward, done: what followed, for ``status`` alone; a number each, or one an observation.
-            teacher_obs: what the teacher sees where that is something else.
+            teacher_obs: what the teacher sees where that is something else; held to a Policy's space as ``obs`` is.
             extra: further columns, which an objective finds in ``Batch.extra``.
 
         Raises:
-            SpaceError: ``space.observation`` for what student or teacher cannot read.
+            SpaceError: ``space.observation`` for what student or teacher cannot read, as a fraction where their space
+                is of whole numbers.
             UsageError: ``online.columns`` for other columns than those of the first observation (of ``teacher_obs``:
                 of the first for this teacher), or one named ``version``; ``online.rows`` for columns, rewards or ends
                 of another number than the observations. Nothing is taken in then.
@@ -164,10 +166,10 @@ class OnlineDistiller:
         Raises:
             SpaceError: ``space.family``, ``space.action``.
             UsageError: ``online.labels`` for a Policy whose labels have other columns than those that were learnt
-                from (action values, values, features), where one view serves both. The old teacher stays.
+                from or looked at (action values, values, features), where one view serves both. The old teacher stays.
         """
         asked = self._hired(teacher)
-        view, newest = self._view(asked), self._lessons.newest
+        view, newest = self._view(asked), self._newest
         if isinstance(asked, Local) and view is not None and not view.own and newest is not None:
             try:
                 self._desk.kind.check(asked.says(newest[:1].obs), 1)
@@ -236,6 +238,7 @@ class OnlineDistiller:
     def _take_in(self, batch: Batch) -> None:
         """New labels: to look at, and to learn from unless the watch rests."""
         student = self._published.policy
+        self._newest = batch
         self._ahead.see(batch, student)
         if self._lookout.see(batch, student):
             self._lessons.forget()

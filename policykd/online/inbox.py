@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.online.columns import Columns, View, gathered, kinds_of, like, mapped, numbers, rows_of, usable
+from policykd.online.columns import Columns, View, fitted, gathered, kinds_of, like, mapped, numbers, rows_of, usable
 from policykd.prediction import Obs, Spec, obs_tensor
 
 __all__ = ["Inbox", "Seen"]
@@ -49,6 +49,7 @@ class Inbox:
         self._rows: deque[Seen] = deque()
         self._waiting = 0
         self._view: View | None = None
+        self._obs: Columns = {}
         self._shown: Columns | None = None
         self._extra: Columns | None = None
         self._running = np.zeros(0)
@@ -61,10 +62,14 @@ class Inbox:
         """Take in one observation, or a batch of them; copied, as environments write where they lie.
 
         Raises:
-            SpaceError, UsageError: see ``columns.gathered``, ``numbers`` and ``like``; nothing is taken in then.
+            SpaceError, UsageError: see ``columns.gathered``, ``fitted``, ``numbers`` and ``like``; nothing is taken in
+                then.
         """
         with self._lock:
             seen, shown, more = gathered(self.spec, self._view, obs, teacher_obs, extra)
+            seen = fitted("obs", self.spec.observation_space, seen, self._obs)
+            if self._view is not None and shown is not None:
+                shown = fitted("teacher_obs", self._view.spec.observation_space, shown, self._shown or {})
             n, good = rows_of(seen), usable(seen, shown)
             rewards = None if reward is None else numbers("reward", reward, n, float)
             ends = None if done is None else numbers("done", done, n, bool)
@@ -75,6 +80,7 @@ class Inbox:
             self.observed += n
             self.unusable += n - rows
             if rows:
+                self._obs = self._obs or kinds_of(seen, {}, "obs")
                 self._queue(Seen(seen, shown, more, rows, view))
             self._count(rewards, ends, n)
 

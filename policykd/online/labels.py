@@ -53,9 +53,10 @@ def opened(answer: Any) -> tuple[np.ndarray, Any, int]:
         raise Unread(len(ids), f"its questions have numbers that are not whole ({ids.dtype})")
     try:
         number = int(version)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or abs(number) >= 1 << 62:
+        whole = bool(number == version) and abs(number) < 1 << 62
+    except Exception:  # as above
+        whole = False
+    if not whole:
         raise Unread(len(ids), f"its version is {version!r} and no whole number")
     return ids.astype(np.int64), said, number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -10,7 +11,7 @@ from policykd import students
 from policykd.learner import Learner
 from policykd.losses import Objective, PairLoss, Weighted
 from policykd.losses.defaults import default_objective
-from policykd.online.memory import memory_of
+from policykd.online.memory import Memory, memory_of
 from policykd.online.settings import OnlineConfig
 from policykd.policy import Policy
 from policykd.prediction import Batch, Progress, Update
@@ -18,8 +19,23 @@ from policykd.prediction import Batch, Progress, Update
 __all__ = ["Lessons"]
 
 
+class _Course(NamedTuple):
+    """What is new after ``forget``. One attribute holds it: another thread that reads sees all of it, or none."""
+
+    memory: Memory
+    learner: Learner | None = None
+    before: int = 0
+    """Gradient steps of the courses before."""
+
+    @property
+    def steps(self) -> int:
+        return 0 if self.learner is None else self.learner.updates
+
+
 class Lessons:
     """A memory, and a Learner once there is enough in it.
+
+    One thread may read ``updates``, ``due`` and ``memory`` while another teaches.
 
     Args:
         student: taught in place.
@@ -27,46 +43,51 @@ class Lessons:
         config: how.
 
     Attributes:
-        memory: of labelled rows.
-        learner: None before the warm-up is over.
-        newest: labels that were remembered last.
         weighted, left_out: remembered rows that counted less, or not at all, because the teacher has changed since.
     """
 
     def __init__(self, student: Policy, loss: Weighted | Objective | PairLoss | None, config: OnlineConfig) -> None:
         self.student, self.config = student, config
-        self.memory = memory_of(config.memory, config.capacity, seed=config.seed)
-        self.learner: Learner | None = None
-        self.newest: Batch | None = None
+        self._course = _Course(memory_of(config.memory, config.capacity, seed=config.seed))
         self.weighted = self.left_out = 0
         self.with_value = isinstance(student, students.Student) and student.value_head is not None
         self._loss = loss
-        self._before = self._begun = 0
+        self._begun = 0
         self._oldest: int | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """Of labelled rows."""
+        return self._course.memory
+
+    @property
+    def learner(self) -> Learner | None:
+        """None before the warm-up is over."""
+        return self._course.learner
 
     @property
     def updates(self) -> int:
         """Gradient steps so far."""
-        return self._before + (0 if self.learner is None else self.learner.updates)
+        course = self._course
+        return course.before + course.steps
 
     @property
     def due(self) -> int:
         """Gradient steps that the rows in memory call for and that were not taken."""
-        done = 0 if self.learner is None else self.learner.updates
-        return self.memory.added // self.config.rows_per_update - done
+        course = self._course
+        return course.memory.added // self.config.rows_per_update - course.steps
 
     def remember(self, batch: Batch) -> None:
         """Take in new labels, ``[n]``."""
         self.memory.add(batch)
-        self.newest = batch
         version = int(batch.extra["version"][0])
         self._oldest = version if self._oldest is None else min(self._oldest, version)
 
     def forget(self) -> None:
         """Begin anew with the student as it is: an empty memory, a fresh optimizer and a fresh average."""
-        self._before, self._begun = self.updates, self._begun + 1
-        self.learner, self._oldest = None, None
-        self.memory = memory_of(self.config.memory, self.config.capacity, seed=self.config.seed + self._begun)
+        self._begun, self._oldest = self._begun + 1, None
+        memory = memory_of(self.config.memory, self.config.capacity, seed=self.config.seed + self._begun)
+        self._course = _Course(memory, before=self.updates)
 
     def begin(self, teacher: Policy | None) -> bool:
         """Set the scales and begin to learn, once there is enough to see them; whether there is.
@@ -93,7 +114,8 @@ class Lessons:
             loss = default_objective(
                 student.spec, first.target, with_value=with_value, value_weight=config.value_weight
             )
-        self.learner = Learner(student, loss, lr=config.learning_rate, average=config.average or None)
+        learner = Learner(student, loss, lr=config.learning_rate, average=config.average or None)
+        self._course = self._course._replace(learner=learner)
         return True
 
     def step(self, progress: Progress, newest: int | None) -> Update | None:
@@ -103,12 +125,13 @@ class Lessons:
             progress: how far the run has come.
             newest: version of a teacher that has answered.
         """
-        assert self.learner is not None
+        course = self._course
+        assert course.learner is not None
         batch = self.draw(newest)
         if batch is None:
             return None
-        update = self.learner.step(batch, progress)
-        return replace(update, step=self._before + update.step) if self._before else update
+        update = course.learner.step(batch, progress)
+        return replace(update, step=course.before + update.step) if course.before else update
 
     def draw(self, newest: int | None) -> Batch | None:
         """Rows to learn from, old teachers' labels weighed or left out; None where none is left."""
