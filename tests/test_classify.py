@@ -439,6 +439,10 @@ def test_what_cannot_be_is_refused_before_anything_is_learnt() -> None:
     assert code(raters=True) == "classify.raters"
     assert code(RATED, teacher="mlp:4", student="mlp:2", raters=True, view="mixup") == "config.raters"
     assert code(RATED, teacher="mlp:4", student="mlp:2", raters=True, labels=0.5) == "config.raters"
+    own = {"teacher": "mlp:4", "student": "mlp:2", "loss": losses.hard_and_soft(hard=losses.soft_label_ce)}
+    assert code(RATED, raters=True, **own) == "classify.raters"
+    with pytest.raises(PolicykdError, match=r"hard=soft_label_ce.*alone=train_classifier"):
+        distill_classifier(RATED, raters=True, **own)
     assert code(inputs="labeled") == "name.inputs"
     for knob in ("temperature", "learning_rate"):
         assert code(**{knob: float("inf")}) == "config.range"
@@ -483,6 +487,35 @@ def test_a_loss_that_cannot_judge_is_refused_before_anything_is_learnt(teacher: 
     assert not learnt
     found = distill_classifier(DATA, student=student, via=["same"], **how)  # which has the student's taps
     assert set(learnt) == {"alone", "via-1", "student"} and found.via[0].shape == "cnn:2"
+
+
+@pytest.mark.parametrize("copies", [0, 1])
+def test_a_loss_is_tried_on_rows_as_the_view_shows_them(teacher: Classifier, copies: int) -> None:
+    mixed = losses.hard_and_soft(alpha=0.5, hard=losses.soft_label_ce)
+    how: dict[str, Any] = {"teacher": teacher, "student": "cnn:2", "copies": copies, **QUICK}
+    found = distill_classifier(DATA, view=views.mixup(classes=3), loss=mixed, **how)
+    assert found.config["view"] == "own" and found.student.updates == 6 * 7
+    learnt: list[str] = []
+    how["on_update"] = lambda who, _: learnt.append(who)
+    with pytest.raises(PolicykdError, match=r"extra\['soft'\].*\[label\.missing\]"):
+        distill_classifier(DATA, view=views.mixup(), loss=mixed, **how)  # which mixes no labels
+    with pytest.raises(PolicykdError, match=r"extra\['soft'\].*\[label\.missing\]"):
+        distill_classifier(DATA, view="shift", loss=mixed, **{**how, "copies": None})
+    assert not learnt
+
+
+def test_a_loss_is_tried_on_labelled_rows_where_only_those_are_seen(teacher: Classifier) -> None:
+    late = DATA.train.labels.clone()
+    late[:350] = MISSING
+    seen: list[torch.Tensor] = []
+
+    def hear(student: Prediction, batch: Batch) -> dict[str, torch.Tensor]:
+        seen.append(batch.extra["label"])
+        return losses.label_nll(student, batch)
+
+    data = replace(DATA, train=replace(DATA.train, labels=late))
+    distill_classifier(data, teacher=teacher, student="cnn:2", loss=hear, inputs="labelled", epochs=1, batch_size=64)
+    assert len(seen[0]) == 32 and bool((seen[0] != MISSING).all())
 
 
 @pytest.mark.parametrize("view", ["shift", "flip", "mixup"])

@@ -283,6 +283,25 @@ def test_a_loss_that_is_nan_is_not_small_and_members_choose_alone() -> None:
     assert torch.tensor(both).gt(0).int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
 
 
+@pytest.mark.parametrize("t", [2, 3])  # as many tokens as rows, too: shapes alone do not tell them apart
+def test_labels_of_tokens_need_no_teacher(t: int) -> None:
+    label = torch.arange(2 * t).reshape(2, t) % 3
+    label[0, 1] = -1
+    nobody = said(torch.zeros(2, 1, dtype=torch.float64))  # a law over a single choice a sentence
+    alone = Batch(torch.zeros(2, t, 1), nobody, extra={"label": label})
+    logits = randn(2, t, 3)
+    taught = rows_of(small_loss(label_nll, keep=0.5), said(logits), batch(label))
+    assert rows_of(small_loss(label_nll, keep=0.5), said(logits), alone) == taught
+    logits[1, 0] = math.nan
+    logits.requires_grad_()
+    found = losses.as_objective(small_loss(label_nll, keep=0.5)).terms(said(logits), alone, Progress())[""].rows
+    assert found.count_nonzero() == round(0.5 * (2 * t - 1)) and bool(found.isfinite().all())
+    found.sum().backward()
+    assert bool(logits.grad.isfinite().all())  # type: ignore[union-attr]
+    with pytest.raises(DistributionError, match=r"pass teacher=.*\[loss\.pair\]"):
+        rows_of(agreeing(label_nll), said(randn(2, t, 3)), alone)
+
+
 @pytest.mark.parametrize("keep", [-0.1, 1.1])
 def test_keep_is_a_share(keep: float) -> None:
     with pytest.raises(UsageError, match=r"\[label.keep\]"):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import json
+import threading
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -187,6 +192,129 @@ def test_how_teachers_are_combined_is_part_of_who_answers() -> None:
     again = partial(losses.combine.mean, weights=torch.tensor([0.9, 0.2]))
     assert hash_weights(Ensemble(teachers, again)) == found["shares of tensors"]
     assert hash_weights(Ensemble(teachers, _by("mean"))) == found["a closure"]
+
+
+class _Power:
+    """A rule that is an object."""
+
+    def __init__(self, by: Any) -> None:
+        self.by = by
+
+    def __call__(self, said: Any) -> Prediction:
+        return said[0]  # type: ignore[no-any-return]
+
+    def rule(self, said: Any) -> Prediction:
+        return said[0]  # type: ignore[no-any-return]
+
+
+class _Slots:
+    __slots__ = ("by",)
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+
+class _Mode(enum.Enum):
+    LOW, HIGH = 1, 2
+
+
+def _around(value: Any) -> Any:
+    return lambda said: (value, said[0])[1]
+
+
+def _large(last: float) -> np.ndarray:
+    found = np.zeros(5000)
+    found[2500] = last
+    return found
+
+
+def _mutual(by: float) -> Any:
+    def even(n: int) -> float:
+        return by if n == 0 else odd(n - 1)
+
+    def odd(n: int) -> float:
+        return even(n - 1)
+
+    return even
+
+
+def _empty(by: float) -> Any:
+    def how(said: Any) -> Any:
+        return later, by
+
+    if by < 0:
+        later = 1
+    return how
+
+
+def _nested(by: float) -> Any:
+    # Both on one line: what tells them apart is the code inside.
+    return (lambda said: (lambda z: z + 1)(said)) if by else (lambda said: (lambda z: z - 1)(said))
+
+
+def _within(by: float) -> Any:
+    found = _Power(by)
+    found.self = found  # type: ignore[attr-defined]
+    return found.rule
+
+
+CONTENT: dict[str, tuple[Any, Any, Any]] = {
+    "an object": (_Power, 1.0, 2.0),
+    "an object of a set": (_Power, {"a", "b", "c"}, {"a", "b", "d"}),
+    "a method": (lambda by: _Power(by).rule, 1.0, 2.0),
+    "a method of a tensor": (lambda by: torch.tensor([by]).mul, 1.0, 2.0),
+    "a large array": (lambda by: partial(_first, weights=_large(by)), 1.0, 2.0),
+    "an array's type": (lambda t: _around(np.zeros(2, t)), "f4", "i4"),
+    "an array's shape": (lambda shape: _around(np.zeros(shape)), (2, 3), (3, 2)),
+    "an array of objects": (lambda by: _around(np.array([by, None])), 1.0, 2.0),
+    "a number or a word": (_around, 1, "1"),
+    "a list or a tuple": (_around, [1], (1,)),
+    "a type": (_around, int, float),
+    "a choice": (_around, _Mode.LOW, _Mode.HIGH),
+    "slots": (lambda by: _around(_Slots(by)), 1.0, 2.0),
+    "a counter": (lambda by: _around(deque([by])), 1.0, 2.0),
+    "keys of two types": (lambda by: partial(_first, weights={1: by, "1": 0.0, None: 1}), 1.0, 2.0),
+    "a key's type": (lambda key: _around({key: 0.0}), 1, "1"),
+    "functions that call each other": (_mutual, 1.0, 2.0),
+    "a cell that is empty": (_empty, 1.0, 2.0),
+    "a cell that is not": (_empty, -1.0, 1.0),
+    "functions of functions": (_nested, 0.0, 1.0),
+    "an object that holds itself": (_within, 1.0, 2.0),
+    "a function behind a cache": (lambda by: functools.cache(_around(by)), 1.0, 2.0),
+    "torch's and numpy's": (_around, torch.exp, np.exp),
+    "numpy's own": (_around, np.exp, np.log),
+    "methods of no object": (_around, torch.Tensor.exp, torch.Tensor.log),
+}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_a_rule_is_what_it_holds(name: str) -> None:
+    teachers = [Balancer(gain) for gain in (1.0, 5.0)]
+    make, one, other = CONTENT[name]
+    found = hash_weights(Ensemble(teachers, make(one)))
+    assert found == hash_weights(Ensemble(teachers, make(one))) != hash_weights(Ensemble(teachers, make(other)))
+
+
+def test_a_rule_may_know_its_team() -> None:
+    team = Ensemble([Balancer(1.0), Balancer(5.0)], _first)
+    team.how = lambda said: (team, said[0])[1]
+    assert hash_weights(team) == hash_weights(team)
+
+
+def _endless() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize("held", [threading.Lock(), (i for i in range(3)), _endless()])
+def test_a_rule_that_cannot_be_told_from_another_is_refused(held: Any, tmp_path: Path) -> None:
+    team = Ensemble([Balancer(1.0), Balancer(5.0)], _around(held))
+    obs = torch.zeros(3, 4)
+    with pytest.raises(UsageError, match=r"teacher_hash=.*\[labels\.hash\]"):
+        answers(team, obs, cache=tmp_path)
+    assert answers(team, obs, cache=tmp_path, teacher_hash="two balancers, the first").hits == 0
+    assert answers(team, obs, cache=tmp_path, teacher_hash="two balancers, the first").hits == 3
 
 
 def test_equal_weights_with_another_vocabulary_are_another_teacher(tmp_path: Path) -> None:

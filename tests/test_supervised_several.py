@@ -18,6 +18,7 @@ from policykd.errors import PolicykdError
 from policykd.learner import Learner
 from policykd.losses import DynamicAverage, Uncertainty, by_task, weighted
 from policykd.supervised import MISSING, Rows, several
+from policykd.taps import Tapped
 
 
 def trunk(width: int = 4, out: int = 16) -> nn.Module:
@@ -56,6 +57,10 @@ def test_a_trunk_learns_two_tasks_one_from_labels_and_one_from_its_teacher() -> 
     assert len(found) == 40 * 7 and found[-1].progress.env_steps > found[0].progress.env_steps
     assert right(student, "quadrant", x, quadrant) > 0.95
     assert right(student, "side", x, side) > 0.95
+    layers = ("trunk.0.weight", "trunk.0.bias", "head.weight", "head.bias")
+    assert set(student.state_dict()) == {f"views.{i}.module.{layer}" for i in range(2) for layer in layers}
+    heard = Tapped(student.task("side"), {"shared": "module.trunk"}).label(x).features["shared"]
+    assert torch.equal(heard, student.task("quadrant").module.trunk(x))  # type: ignore[operator]
     assert float(found[-1].terms["side/label"]) == 0
 
 
@@ -123,6 +128,48 @@ def test_each_task_has_an_uncertainty_of_its_own() -> None:
     # Each weight follows its own 1 / (2 x loss).
     assert float(last["side"]) == pytest.approx(1 / (2 * math.log(2)), abs=0.1)
     assert float(last["quadrant"]) > 2.0
+
+
+def test_a_labelled_row_may_lie_anywhere_in_a_pass() -> None:
+    x, quadrant, _ = rows(256)
+    single = torch.full((256,), MISSING)
+    single[7] = 1
+    few = torch.full((64,), MISSING)
+    for seed in range(10):
+        student = Heads(trunk(), {"quadrant": 4, "side": 2}, 16)
+        learner = Learner(student, by_task({"quadrant": losses.label_nll, "side": losses.label_nll}))
+        # Orders differ from pass to pass: first batch, second, second, first has two silent ones in a row.
+        both = {"quadrant": Rows(x, quadrant, seed=seed), "side": Rows(x, single, seed=seed)}
+        assert len(list(several(learner, both, 6))) == 12
+        # A shorter loader goes round; each of its passes is looked at, the one that is cut off is not.
+        short = {"quadrant": both["quadrant"], "side": [(x[:64], few), (x[:64], single[:64]), (x[:64], few)]}
+        assert len(list(several(learner, short, 2))) == 6 and len(list(several(learner, short, 1))) == 3
+
+
+def test_a_pass_that_nobody_labelled_is_noticed_as_it_ends() -> None:
+    x, quadrant, _ = rows(256)
+    none = torch.full((64,), MISSING)
+    student = Heads(trunk(), {"quadrant": 4, "side": 2}, 16)
+    learner = Learner(student, by_task({"quadrant": losses.label_nll, "side": losses.label_nll}))
+
+    class Fading:
+        """A loader whose labels are gone from its second pass on."""
+
+        passes = 0
+
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            self.passes += 1
+            yield x[:64], quadrant[:64] % 2 if self.passes == 1 else none
+            yield x[:64], none
+
+    made = []
+    with pytest.raises(PolicykdError, match=r"rows of side .*\[supervised\.unlabelled\]"):
+        for update in several(learner, {"quadrant": Rows(x, quadrant, batch_size=32), "side": Fading()}, 1):
+            made.append(update)
+    assert len(made) == 3  # of 8: the fourth step would have ended the second pass
 
 
 class Stream(IterableDataset[tuple[Tensor, Tensor]]):

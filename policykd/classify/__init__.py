@@ -17,7 +17,7 @@ from policykd.classifiers import Classifier, build, load, parse
 from policykd.classify.objectives import check_loss, tapped
 from policykd.classify.probing import probe
 from policykd.classify.report import ClassMeasured, ClassReport
-from policykd.classify.seeing import fits, on_labels, view_of
+from policykd.classify.seeing import fits, on_labels, tried, view_of
 from policykd.classify.training import Course, OnLook, OnUpdate, distil, rate, train_classifier
 from policykd.clock import Clock
 from policykd.datasets import Labelled, find
@@ -71,7 +71,8 @@ def distill_classifier(
     Raises:
         UsageError: ``classify.classes`` for a teacher of other classes than the data's, ``classify.splits`` for data
             without validation or test rows that have a label, ``classify.labels`` for training rows without one,
-            ``classify.view`` for a view of what is no image, ``classify.raters`` for data without them,
+            ``classify.view`` for a view of what is no image, ``classify.raters`` for data without them and beside a
+            loss of your own,
             ``classify.features`` for a loss on layers that are not there, and whatever a loss of your own refuses
             (``classify.via`` of assistants). All of them before anything is learnt.
     """
@@ -83,6 +84,14 @@ def distill_classifier(
     copies = config.copies or 0
     if own_view is not None:
         config = replace(config, view="none", copies=None)
+    if config.raters and loss is not None:
+        raise UsageError(
+            "classify.raters",
+            "raters=True beside a loss of your own, which hears of labels what it asks for",
+            "one of them",
+            "leave raters out: hard_and_soft(hard=soft_label_ce) learns what they said, and for the comparison "
+            "alone=train_classifier(..., loss=soft_label_ce).student",
+        )
     clock = Clock()
     with clock.phase("load"):
         if not isinstance(data, Labelled):
@@ -106,7 +115,7 @@ def distill_classifier(
         for teaches, learns in pairwise((taught, *chain.values())):
             tapped(teaches, learns, config.loss)  # layers that it needs are missed now, not when they are trained
     else:
-        check_loss(loss, taught, chain, few.train)
+        check_loss(loss, taught, chain, tried(few, config, course.view, course.copies))
     done = on_done or (lambda who, classifier: None)
     of_teacher = _trained(taught, data, course) if untaught else None
     if of_teacher is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from policykd import losses
 from policykd.class_config import ClassifyConfig
 from policykd.classifiers import Classifier, Shape
-from policykd.datasets import Split
 from policykd.errors import PolicykdError, UsageError
 from policykd.losses import (
     Objective,
@@ -26,16 +26,13 @@ from policykd.losses import (
 )
 from policykd.policy import Taught, evaluating
 from policykd.prediction import Batch, Prediction, Progress
-from policykd.supervised.examples import take_inputs
+from policykd.supervised.examples import Examples
 from policykd.taps import Tapped
 
 __all__ = ["FEATURES", "check_loss", "objective", "rated", "tapped"]
 
 FEATURES = ("attention", "relations", "hints")
 """Losses that compare activations too."""
-
-_TRIED = 32
-"""Rows on which a loss is tried."""
 
 _ATTENTION, _DISTANCE, _HINT = 100.0, 1.0, 1.0
 """Weights beside the kd term."""
@@ -80,22 +77,22 @@ def rated(student: Prediction, batch: Batch) -> dict[str, Tensor]:
 
 
 def check_loss(
-    loss: Weighted | Objective | PairLoss, teacher: Classifier, chain: Mapping[str, Classifier], data: Split
+    loss: Weighted | Objective | PairLoss, teacher: Classifier, chain: Mapping[str, Classifier], rows: Examples
 ) -> None:
     """Let a user's loss judge each pair of teacher and student once, on a few rows; nothing is learnt.
+
+    Args:
+        rows: as the view shows them.
 
     Raises:
         UsageError: ``classify.via`` where it cannot judge an assistant; whatever else the loss refuses.
     """
-    rows = torch.arange(min(_TRIED, len(data)))
-    inputs = take_inputs(data.inputs, rows)
-    extra = {"label": data.labels[rows]} | ({} if data.soft is None else {"soft": data.soft[rows]})
-    tried = as_objective(copy.deepcopy(loss))
+    judge = as_objective(copy.deepcopy(loss))
     for who, learns in chain.items():
-        batch = Batch(learns.prepare(inputs), teacher.label(inputs), extra=extra)
+        batch = replace(rows, target=teacher.label(rows.inputs)).batch(learns.prepare(rows.inputs))
         try:
             with evaluating(learns):
-                tried.terms(learns.read(batch), batch, Progress())
+                judge.terms(learns.read(batch), batch, Progress())
         except PolicykdError as why:
             if len(chain) == 1:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from policykd.losses import label_nll, soft_label_ce
 from policykd.supervised import MISSING, View, views
 from policykd.supervised.examples import Examples, Inputs, take_inputs
 
-__all__ = ["NOISE", "fits", "joined", "on_labels", "parts", "view_of"]
+__all__ = ["NOISE", "fits", "joined", "on_labels", "parts", "tried", "view_of"]
 
 NOISE = 0.1
 """Standard deviation of the view ``noise``, in standard deviations of each column of the training rows."""
+
+_TRIED = 32
+"""Rows on which a loss is tried."""
 
 _VIEWS = {
     "shift": views.shift(2),
@@ -78,6 +82,16 @@ def parts(data: Labelled, config: ClassifyConfig, view: View | None, copies: int
         return [own], view
     generator = torch.Generator().manual_seed(config.seed)
     return [own, joined([view(own, generator) for _ in range(copies)])], None
+
+
+def tried(data: Labelled, config: ClassifyConfig, view: View | None, copies: int) -> Examples:
+    """A few of the rows, as one step of the distilled student would have them."""
+    rows = torch.arange(len(data.train))
+    if config.inputs == "labelled":
+        rows = torch.where(data.train.labels != MISSING)[0]
+    pieces, of_batch = parts(replace(data, train=data.train[rows[:_TRIED]]), config, view, min(copies, 1))
+    whole = joined(pieces)
+    return whole if of_batch is None else of_batch(whole, torch.Generator().manual_seed(config.seed))
 
 
 def joined(parts: Sequence[Examples]) -> Examples:

@@ -163,7 +163,9 @@ def _small_loss(
 ) -> dict[str, Term]:
     share = _kept(keep, progress)
     label = _labels(student, batch)
-    spoilt = _spoilt(student) | _spoilt(batch.target)
+    spoilt = _spoilt(student)
+    if _heard(batch):
+        spoilt = spoilt | _spoilt(batch.target)
     terms = objective.terms(*_without(spoilt, student, batch), progress) if share else {}
     if not terms:
         return {}
@@ -226,10 +228,18 @@ def _spoilt(said: Prediction) -> Tensor:
     return torch.stack([t.isnan().reshape(*lead, -1).any(-1) for t in tensors]).any(0)
 
 
+def _heard(batch: Batch) -> bool:
+    """Whether the target has a law for each label: where no teacher has spoken of tokens, it has one a sequence."""
+    said, label = leading(batch.target.dist), batch.extra["label"].shape
+    return said[max(len(said) - len(label), 0) :] == label
+
+
 def _without(rows: Tensor, student: Prediction, batch: Batch) -> tuple[Prediction, Batch]:
     """Both sides with 0 in the place of ``rows``: 0 times their loss would still send NaN into the gradient."""
     if not bool(rows.any()):
         return student, batch
+    if not _heard(batch):
+        return _zeroed(student, rows), batch
     of_all = rows.reshape(-1, *leading(batch.target.dist)).all(0)  # what one of several students keeps stays
     return _zeroed(student, rows), replace(batch, target=_zeroed(batch.target, of_all))
 

@@ -100,7 +100,7 @@ def answers(
         clock: gets the phase ``label``.
 
     Raises:
-        UsageError: ``labels.hash`` for a teacher that is no module, without a hash; ``supervised.empty``.
+        UsageError: ``labels.hash`` for a teacher that is no module, and as of ``hash_weights``; ``supervised.empty``.
         DistributionError: ``supervised.nan``; ``labels.features`` for a feature that it does not give;
             ``labels.shape`` where rows differ in shape from batch to batch (texts as long as the longest beside them).
         CheckpointError: ``labels.damaged`` for shards that are not what was written, ``labels.manifest``.

@@ -49,8 +49,8 @@ def several(
         raise UsageError("multitask.tasks", found, f"one loader each for {', '.join(student.names)}")
     lengths = {name: _length(name, loader) for name, loader in loaders.items()}
     steps = max(lengths.values())
-    rounds = {name: _round(loader, name) for name, loader in loaders.items()}
-    seen, silent = 0, dict.fromkeys(student.names, 0)
+    rounds = {name: _round(loader, name, lengths[name], teachers.get(name)) for name, loader in loaders.items()}
+    seen = 0
     for step in range(count * steps):
         batches, told = [], True
         for name in student.names:
@@ -58,9 +58,6 @@ def several(
             with clock.phase("label"):
                 examples = answered(examples, teachers.get(name))
             told = told and examples.target is not None
-            silent[name] = 0 if examples.told else silent[name] + 1
-            if silent[name] == lengths[name]:
-                raise unlabelled(f"a pass over rows of {name} without a label or a teacher")
             obs: Obs = prepare(examples.inputs) if prepare is not None else examples.inputs  # type: ignore[assignment]
             batches.append(student.tag(name, examples.batch(obs)))
             if step == 0:
@@ -85,11 +82,15 @@ def _length(name: str, loader: Iterable[Any]) -> int:
     return found
 
 
-def _round(loader: Iterable[Any], name: str) -> Iterator[Examples]:
+def _round(loader: Iterable[Any], name: str, length: int, teacher: Labels | None) -> Iterator[Examples]:
+    """One pass after the other; the last batch of one in which nobody has said anything is an error."""
     while True:
-        empty = True
-        for item in loader:
-            empty = False
-            yield as_examples(item)
-        if empty:
+        place, told = 0, teacher is not None
+        for place, item in enumerate(loader, 1):
+            examples = as_examples(item)
+            told = told or examples.told
+            if place == length and not told:
+                raise unlabelled(f"a pass over rows of {name} without a label or a teacher")
+            yield examples
+        if not place:
             raise UsageError("supervised.empty", f"the loader of {name} without a batch", "examples")
