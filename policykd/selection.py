@@ -35,6 +35,9 @@ AS_GOOD = 0.99
 _FEW = 20
 """Episodes that spare a hopeless student a whole selection."""
 
+_BOUNDS = 8
+"""Episodes from which an interval may ask for more of them; a stated one takes 100."""
+
 _COMPARED = 128
 """Newest rows on which ``Progress.agreement`` is measured: to a few per cent, at little cost."""
 
@@ -100,10 +103,9 @@ class Selection:
         score = self._fresh(student, episodes, seed)
         while True:
             teacher = self._of("teacher", self.teacher, episodes, seed)
-            kept = retention(score, teacher, self._random(BLOCK))
-            # More episodes only where they decide something: below the mark, but not surely so.
-            unsure = kept.value is not None and kept.high is not None and kept.value < AS_GOOD < kept.high
-            if not unsure or episodes >= 3 * self.config.select_episodes:
+            kept = retention(score, teacher, self._random(BLOCK), min_episodes=_BOUNDS)
+            # More episodes only where they decide something: below the mark, but not surely so; at it, but perhaps by luck.
+            if not self._unsure(kept) or episodes >= 3 * self.config.select_episodes:
                 break
             episodes += self.config.select_episodes
             score = self._fresh(student, episodes, seed, score)
@@ -124,6 +126,11 @@ class Selection:
             self.on_look(Look(env_steps, learner.updates, learner, score, teacher, self._random(BLOCK), kept))
         # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
         return float("-inf") if kept.value is None else kept.value
+
+    def _unsure(self, kept: Interval) -> bool:
+        if kept.value is None or kept.high is None:
+            return False
+        return kept.half_width > self.config.precision if kept.value >= AS_GOOD else kept.high > AS_GOOD
 
     def reached(self, learner: Learner[Any], env_steps: int, target: float, student: Policy | None = None) -> bool:
         """Whether the student has the retention ``target``: on the selection episodes, and at once on fresh ones."""

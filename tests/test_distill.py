@@ -285,6 +285,25 @@ def test_a_teacher_no_better_than_random() -> None:
     assert json.dumps(said, allow_nan=False)
 
 
+def test_luck_on_a_few_episodes_is_no_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that equals its teacher in the mean of wildly different episodes, as far as the first fifty go."""
+    extend = selection.extend
+    played: list[int] = []
+
+    def lucky(score: Any, policy: Any, recipe: Any, episodes: int, *, seed: int = 0, **how: Any) -> Any:
+        found = extend(score, policy, recipe, episodes, seed=seed, **how)
+        if isinstance(policy, students.Student) and seed >= selection.SELECT:
+            played.append(episodes)
+            found.returns[:] = np.where(np.arange(episodes) < 50, np.where(np.arange(episodes) % 2, 40.0, 90.0), 40.0)
+        return found
+
+    monkeypatch.setattr(selection, "extend", lucky)
+    report = distilled(**{**HARD, "cycles": 2, "select_episodes": 50})
+    assert report.stopped_by == "budget"
+    assert played == [50, 100] * 2  # a hundred say surely that it was luck
+    assert all(h["return_mean"] == pytest.approx((25 * 90 + 75 * 40) / 100) for h in report.history)
+
+
 # What it keeps
 
 
