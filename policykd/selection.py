@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from policykd.clock import Clock
-from policykd.config import DistillConfig
+from policykd.config import REWARDED, DistillConfig
 from policykd.datasets import Ring
 from policykd.evaluation import BLOCK, Interval, Kept, References, Score, compare_on, extend, retention
 from policykd.learner import Learner
@@ -57,7 +57,7 @@ class Reported:
 
 
 class Selection:
-    """Plays a student, its teacher and the random policy on seeds of one run, and remembers the best student seen.
+    """Plays a student, its teacher and the random policy on seeds of one run, and remembers the student to report.
 
     Args:
         teacher, recipe: who is to be matched, and where.
@@ -82,7 +82,8 @@ class Selection:
         self.history: list[dict[str, float]] = []
         self.played = 0
         self._known: dict[tuple[str, int], Score] = {}
-        self._best: tuple[float, dict[str, Any]] | None = None
+        self._best: dict[str, Any] | None = None
+        self._top = -math.inf  # the highest merit seen
         select, report = self._first(SELECT), self._first(REPORT)
         wanted = {
             (True, select): config.select_episodes,
@@ -93,7 +94,7 @@ class Selection:
         self._references = References(teacher, recipe, wanted, config.workers)
 
     def look(self, learner: Learner[Any], env_steps: int, student: Policy | None = None) -> float:
-        """Measure the student on the selection episodes and keep it if it is the best so far; its retention there.
+        """Measure the student on the selection episodes; it is kept unless one before was surely better. Its retention.
 
         Args:
             student: who is measured: a view of one of the learner's tasks, say; None for who acts for it.
@@ -104,7 +105,7 @@ class Selection:
         while True:
             teacher = self._of("teacher", self.teacher, episodes, seed)
             kept = retention(score, teacher, self._random(BLOCK), min_episodes=_BOUNDS)
-            # More episodes only where they decide something: below the mark, but not surely so; at it, but perhaps by luck.
+            # More episodes only where they decide something: not surely below the mark, or at it, but perhaps by luck.
             if not self._unsure(kept) or episodes >= 3 * self.config.select_episodes:
                 break
             episodes += self.config.select_episodes
@@ -120,12 +121,21 @@ class Selection:
                 "retention": kept.value if kept.value is not None else float("nan"),
             }
         )
-        if self._best is None or merit > self._best[0]:
-            self._best = (merit, copy.deepcopy(student.state_dict()))
+        if merit > self._top or self._newest_stays(kept):
+            self._best = copy.deepcopy(student.state_dict())
+        self._top = max(self._top, merit)
         if self.on_look is not None:
             self.on_look(Look(env_steps, learner.updates, learner, score, teacher, self._random(BLOCK), kept))
         # Without a gap between teacher and random policy there is no retention: nothing is reached, the budget spent.
         return float("-inf") if kept.value is None else kept.value
+
+    def _newest_stays(self, kept: Interval) -> bool:
+        """Whether the newest student, though not the best by its number, is kept: it is not surely worse.
+
+        Who imitates has seen more of its own mistakes each time, and the highest of several noisy numbers is luck.
+        Reward may spoil a policy at any time: there the best one counts.
+        """
+        return self.config.method not in REWARDED and kept.high is not None and kept.high >= self._top
 
     def _unsure(self, kept: Interval) -> bool:
         if kept.value is None or kept.high is None:
@@ -143,7 +153,7 @@ class Selection:
         )
         if confirmed.value is None or confirmed.value < target:
             return False
-        self._best = (float("inf"), copy.deepcopy(student.state_dict()))
+        self._best, self._top = copy.deepcopy(student.state_dict()), math.inf
         return True
 
     def meets(self, learner: Learner[Any], env_steps: int, target: float | None, student: Policy | None = None) -> bool:
@@ -177,7 +187,7 @@ class Selection:
             as_it_is: leave it the weights it has, because others have chosen them.
         """
         if self._best is not None and not as_it_is:
-            student.load_state_dict(self._best[1])
+            student.load_state_dict(self._best)
         seed, episodes = self._first(REPORT), self.config.episodes
         random = self._random(max(BLOCK, episodes), REPORT)
         while True:

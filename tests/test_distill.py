@@ -328,6 +328,30 @@ def test_the_best_by_selection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not all(torch.equal(kept[k], looks[3][k]) for k in kept)
 
 
+@pytest.mark.parametrize(("spread", "kept"), [(0.0, 0), (30.0, 1)])
+def test_the_newest_is_kept_unless_it_is_surely_worse(
+    spread: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second look is two steps lower: sure where every episode is, luck where they differ by thirty."""
+    extend = selection.extend
+    looks: list[dict[str, torch.Tensor]] = []
+    means = iter([42.0, 40.0])
+
+    def forged(score: Any, policy: Any, recipe: Any, episodes: int, *, seed: int = 0, **how: Any) -> Any:
+        found = extend(score, policy, recipe, episodes, seed=seed, **how)
+        if isinstance(policy, students.Student) and seed >= selection.SELECT:
+            looks.append({k: v.clone() for k, v in policy.state_dict().items()})
+            found.returns[:] = next(means) + spread * np.where(np.arange(episodes) % 2, 1.0, -1.0)
+        return found
+
+    monkeypatch.setattr(selection, "extend", forged)
+    report = distilled(**{**HARD, "cycles": 2, "select_episodes": 50})
+    assert len(looks) == 2 and report.policy is not None
+    found = report.policy.state_dict()
+    assert all(torch.equal(found[k], looks[kept][k]) for k in found)
+    assert not all(torch.equal(found[k], looks[1 - kept][k]) for k in found)
+
+
 def test_more_episodes_are_played_until_the_interval_is_narrow() -> None:
     wide = distilled(**{**HARD, "max_episodes": 300, "precision": 0.001})
     assert wide.student.episodes == wide.teacher.episodes == 300
