@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from toys import every_family
 
 from policykd import losses, students
 from policykd.distributions import Categorical, kl
@@ -21,15 +22,7 @@ from policykd.students import Cohort, Student
 
 BOX = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 TWO = spaces.Box(-1.0, 2.0, (2,), np.float32)
-SPECS = {
-    "categorical": Spec(BOX, spaces.Discrete(3), "categorical"),
-    "multi_categorical": Spec(BOX, spaces.MultiDiscrete([2, 3]), "multi_categorical"),
-    "bernoulli": Spec(BOX, spaces.MultiBinary(2), "bernoulli"),
-    "diag_gaussian": Spec(BOX, TWO, "diag_gaussian"),
-    "tanh_gaussian": Spec(BOX, TWO, "tanh_gaussian"),
-    "tanh_deterministic": Spec(BOX, TWO, "tanh_deterministic"),
-    "deterministic": Spec(BOX, TWO, "deterministic"),
-}
+SPECS = every_family(BOX, TWO)
 HIDDEN = [(), (), (4,), (8, 6), (8, 6), (8, 6)]
 
 

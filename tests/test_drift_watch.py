@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from online_toys import seen
 from torch import Tensor
 from toys import CARTPOLE, Balancer
 
@@ -21,10 +22,6 @@ from policykd.online.memory import memory_of
 from policykd.prediction import Batch, Obs, Prediction
 
 RULE = torch.tensor([2.0, -1.0, 1.0, 0.5])
-
-
-def seen(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=4).astype(np.float32)
 
 
 class Turncoat:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from online_toys import seen
 from toys import CARTPOLE, Balancer, Told
 
 import policykd as kd
@@ -27,10 +28,6 @@ from policykd.online import meter as meters
 from policykd.online.publish import checksum, publish
 from policykd.policy import Policy
 from policykd.prediction import Batch, Obs, Prediction, Progress, Spec, obs_tensor
-
-
-def seen(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=4).astype(np.float32)
 
 
 def distiller(teacher: Any = None, student: Policy | None = None, **how: Any) -> OnlineDistiller:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from online_toys import Gone, seen
 from torch import Tensor
 from toys import CARTPOLE, Balancer, Told
 
@@ -31,10 +32,6 @@ TRUTH = torch.tensor([[-1.0, 1.0], [-0.5, 0.5], [2.0, -2.0], [1.0, -1.0]])
 
 def truth(obs: Tensor) -> Tensor:
     return obs.float() @ TRUTH
-
-
-def seen(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=4).astype(np.float32)
 
 
 class Script:
@@ -301,10 +298,6 @@ def test_a_nan_value_is_no_label() -> None:
 
 
 # A teacher that is gone
-
-
-class Gone(ConnectionError):
-    pass
 
 
 class Mortal:

@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from online_toys import Odd, distiller, right, said, seen
 from torch import Tensor
-from toys import CARTPOLE, Balancer, Told
+from toys import Balancer, Told
 
 from policykd import students
-from policykd.distributions import Categorical
 from policykd.errors import SpaceError, UsageError
 from policykd.online import Answer, OnlineDistiller
-from policykd.prediction import Obs, Prediction, Spec
-
-
-def seen(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=4).astype(np.float32)
-
-
-def distiller(teacher: Any = None, loss: Any = None, **how: Any) -> OnlineDistiller:
-    small: dict[str, Any] = dict(ask_rows=4, warm_up=8, batch_size=8, rows_per_update=4, open_rows=64)
-    return OnlineDistiller(students.mlp(CARTPOLE, (8,), seed=3), teacher or Balancer(3.0), loss, **{**small, **how})
-
-
-class Odd:
-    """A teacher that answers each block with whatever ``make`` makes of its numbers; then rightly, where it may."""
-
-    def __init__(self, make: Callable[[np.ndarray, Tensor], list[Any]]) -> None:
-        self.make = make
-        self._answers: list[Any] = []
-
-    def ask(self, ids: np.ndarray, obs: Obs) -> None:
-        assert isinstance(obs, Tensor)
-        self._answers += self.make(ids, obs)
-
-    def poll(self) -> list[Any]:
-        answers, self._answers = self._answers, []
-        return answers
-
-
-def right(ids: Any, obs: Tensor) -> Answer:
-    return Answer(ids, Prediction(Categorical(torch.stack([obs[:, 2], -obs[:, 2]], -1))))
-
-
-def said(n: int = 4, **rest: Any) -> Prediction:
-    return Prediction(Categorical(torch.zeros(n, 2)), **rest)
+from policykd.prediction import Obs, Spec
 
 
 def test_one_row_with_and_one_without_a_column_is_refused_where_it_is_seen() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from online_toys import Odd, distiller, right, said, seen
 from torch import Tensor
 from toys import CARTPOLE, Balancer
 
@@ -20,40 +21,7 @@ from policykd.errors import UsageError
 from policykd.losses import weights
 from policykd.online import Answer, OnlineConfig, OnlineDistiller, Status
 from policykd.online.labels import Kind, Unread
-from policykd.prediction import Obs, Prediction, Progress, Spec
-
-
-def seen(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=4).astype(np.float32)
-
-
-def distiller(teacher: Any = None, loss: Any = None, **how: Any) -> OnlineDistiller:
-    small: dict[str, Any] = dict(ask_rows=4, warm_up=8, batch_size=8, rows_per_update=4, open_rows=64)
-    return OnlineDistiller(students.mlp(CARTPOLE, (8,), seed=3), teacher or Balancer(3.0), loss, **{**small, **how})
-
-
-class Odd:
-    """A teacher that answers each block with whatever ``make`` makes of its numbers; then rightly, where it may."""
-
-    def __init__(self, make: Callable[[np.ndarray, Tensor], list[Any]]) -> None:
-        self.make = make
-        self._answers: list[Any] = []
-
-    def ask(self, ids: np.ndarray, obs: Obs) -> None:
-        assert isinstance(obs, Tensor)
-        self._answers += self.make(ids, obs)
-
-    def poll(self) -> list[Any]:
-        answers, self._answers = self._answers, []
-        return answers
-
-
-def right(ids: Any, obs: Tensor) -> Answer:
-    return Answer(ids, Prediction(Categorical(torch.stack([obs[:, 2], -obs[:, 2]], -1))))
-
-
-def said(n: int = 4, **rest: Any) -> Prediction:
-    return Prediction(Categorical(torch.zeros(n, 2)), **rest)
+from policykd.prediction import Prediction, Progress, Spec
 
 
 def lived(teacher: Any, rows: int = 16, **how: Any) -> OnlineDistiller:

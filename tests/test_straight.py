@@ -13,6 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from toys import every_family
 
 from policykd import losses, students
 from policykd.learner import Learner
@@ -23,15 +24,7 @@ from policykd.students import Cohort, Student
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ARM = spaces.Box(-1.0, 2.0, (2,), np.float32)
-SPECS = {
-    "categorical": Spec(BOX, spaces.Discrete(4), "categorical"),
-    "multi_categorical": Spec(BOX, spaces.MultiDiscrete([2, 3]), "multi_categorical"),
-    "bernoulli": Spec(BOX, spaces.MultiBinary(2), "bernoulli"),
-    "diag_gaussian": Spec(BOX, ARM, "diag_gaussian"),
-    "tanh_gaussian": Spec(BOX, ARM, "tanh_gaussian"),
-    "tanh_deterministic": Spec(BOX, ARM, "tanh_deterministic"),
-    "deterministic": Spec(BOX, ARM, "deterministic"),
-}
+SPECS = every_family(BOX, ARM)
 
 
 def student(family: str, hidden: Any = (8, 5), seed: int = 0, **how: Any) -> Student:

@@ -17,6 +17,19 @@ from policykd.prediction import Batch, Obs, Origin, Prediction, Spec
 CARTPOLE = Spec(spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2), "categorical")
 
 
+def every_family(observation: spaces.Space, arm: spaces.Box) -> dict[str, Spec]:
+    """A spec of each family by name; ``arm`` are the actions of the continuous ones."""
+    return {
+        "categorical": Spec(observation, spaces.Discrete(3), "categorical"),
+        "multi_categorical": Spec(observation, spaces.MultiDiscrete([2, 3]), "multi_categorical"),
+        "bernoulli": Spec(observation, spaces.MultiBinary(2), "bernoulli"),
+        "diag_gaussian": Spec(observation, arm, "diag_gaussian"),
+        "tanh_gaussian": Spec(observation, arm, "tanh_gaussian"),
+        "tanh_deterministic": Spec(observation, arm, "tanh_deterministic"),
+        "deterministic": Spec(observation, arm, "deterministic"),
+    }
+
+
 @final
 class Balancer(Policy):
     """Pushes the cart towards where the pole falls: angle + angular velocity > 0 is right. It never drops the pole.
