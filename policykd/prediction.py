@@ -32,6 +32,7 @@ __all__ = [
     "alike",
     "map_obs",
     "obs_tensor",
+    "rows_of",
 ]
 
 Family: TypeAlias = Literal[
@@ -50,6 +51,11 @@ Obs: TypeAlias = Tensor | dict[str, Tensor]
 def map_obs(obs: Obs, f: Callable[[Tensor], Tensor]) -> Obs:
     """``f`` applied to an observation tensor, or to each tensor of a dict of them."""
     return {k: f(v) for k, v in obs.items()} if isinstance(obs, dict) else f(obs)
+
+
+def rows_of(obs: Any) -> int:
+    """How many rows a tensor, an array, a tuple, or a dict of them, holds."""
+    return len(next(iter(obs.values())) if isinstance(obs, Mapping) else obs)
 
 
 def obs_tensor(obs: np.ndarray | Mapping[str, np.ndarray]) -> Obs:
@@ -254,8 +260,7 @@ class Batch:
         return self.map(lambda t: t[rows])
 
     def __len__(self) -> int:
-        first = next(iter(self.obs.values())) if isinstance(self.obs, dict) else self.obs
-        return len(first)
+        return rows_of(self.obs)
 
     def with_extra(self, **extra: Tensor) -> Batch:
         """The same batch with more columns."""

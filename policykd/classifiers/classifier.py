@@ -12,7 +12,7 @@ from policykd.classifiers.shapes import Shape
 from policykd.distributions import Categorical
 from policykd.errors import UsageError
 from policykd.policy import Taught, evaluating
-from policykd.prediction import Batch, Obs, Origin, Prediction, map_obs
+from policykd.prediction import Batch, Obs, Origin, Prediction, map_obs, rows_of
 from policykd.taps import Names, by_feature, listen
 
 __all__ = ["Classifier", "Encoder", "Inputs"]
@@ -174,7 +174,7 @@ class Classifier(Taught):
         if batch_size < 1:
             raise UsageError("classifier.batch", f"batch_size={batch_size}", "1 or more", "give 512, say")
         obs = self.prepare(inputs)
-        rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        rows = rows_of(obs)
         if rows == 0:
             raise UsageError("classifier.inputs", "no inputs", "one or more", "give the rows to label")
         device = next((p.device for p in self.parameters()), torch.device("cpu"))

@@ -18,9 +18,9 @@ from policykd.datasets import Labelled
 from policykd.learner import Learner
 from policykd.losses import Objective, PairLoss, Weighted, label_nll
 from policykd.policy import Taught
-from policykd.prediction import Prediction, Update
+from policykd.prediction import Prediction, Update, rows_of
 from policykd.supervised import MISSING, EpochLook, Fitted, Rows, View, answers, cosine, fit
-from policykd.supervised.examples import Inputs, rows_of, take_inputs
+from policykd.supervised.examples import Inputs, take_inputs
 from policykd.taps import Tapped
 
 __all__ = ["Course", "OnLook", "OnUpdate", "distil", "rate", "train_classifier"]

@@ -25,7 +25,7 @@ from policykd.datasets.columns import predicted, said
 from policykd.datasets.shards import Dataset, write
 from policykd.errors import CheckpointError, MissingExtraError, RunError, UsageError
 from policykd.policy import Policy
-from policykd.prediction import FAMILIES, Batch, Family, Obs, Origin, Prediction, Spec, map_obs, obs_tensor
+from policykd.prediction import FAMILIES, Batch, Family, Obs, Origin, Prediction, Spec, map_obs, obs_tensor, rows_of
 
 __all__ = ["from_minari", "to_minari"]
 
@@ -237,7 +237,7 @@ def _episode(path: Path, episode: Any, spec: Spec, teacher: Policy | None) -> Ba
 
 
 def _target(path: Path, episode: Any, obs: Obs, spec: Spec) -> Prediction:
-    rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    rows = rows_of(obs)
     found = {k: np.asarray(v) for k, v in (episode.infos or {}).items() if k.startswith(_PREFIX)}
     words = {k.removeprefix(_PREFIX): torch.from_numpy(v) for k, v in found.items() if len(v) == rows}
     if "value" in words:

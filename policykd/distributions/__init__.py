@@ -29,6 +29,8 @@ __all__ = [
     "Distribution",
     "MultiCategorical",
     "TanhGaussian",
+    "can_choose",
+    "is_law",
     "kl",
     "leading",
     "map_tensors",
@@ -102,6 +104,29 @@ def map_tensors(dist: D, f: Callable[[Tensor], Tensor]) -> D:
     """A distribution of the same family with ``f`` applied to each of its tensors (indexing, detaching, moving)."""
     mapped: dict[str, Any] = {k: f(v) for k, v in vars(dist).items() if isinstance(v, Tensor)}
     return replace(dist, **mapped)
+
+
+def can_choose(t: Tensor) -> Tensor:
+    """Rows ``[*b]`` of numbers ``[*b, a]`` with an action to take: -inf is one that cannot be; no NaN, no inf.
+
+    Args:
+        t: logits or action values.
+    """
+    return (t < math.inf).all(-1) & (t > -math.inf).any(-1)  # the first is false for NaN
+
+
+def is_law(dist: Distribution) -> Tensor:
+    """Rows ``[*b]`` that are a law, and no NaN or infinity; a normal law may be without spread (log_std = -inf)."""
+    match dist:
+        case Categorical(logits=logits):
+            return can_choose(logits)
+        case MultiCategorical(logits=logits, nvec=nvec):
+            return torch.stack([can_choose(part) for part in logits.split(nvec, -1)]).all(0)
+        case Bernoulli(logits=logits):
+            return ~logits.isnan().any(-1)
+        case DiagGaussian(mean=mean, log_std=log_std) | TanhGaussian(mean=mean, log_std=log_std):
+            return mean.isfinite().all(-1) & (log_std < math.inf).all(-1)
+    return dist.action.isfinite().all(-1)
 
 
 def masked(dist: D, mask: Tensor) -> D:

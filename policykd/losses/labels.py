@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from policykd.distributions import Categorical, kl, leading, map_tensors, weighted_terms
+from policykd.distributions import Categorical, is_law, kl, leading, map_tensors, weighted_terms
 from policykd.errors import DistributionError, UsageError
 from policykd.losses import choices
 from policykd.losses.compose import Objective, PairLoss, Term, Weighted, as_objective
@@ -163,9 +163,9 @@ def _small_loss(
 ) -> dict[str, Term]:
     share = _kept(keep, progress)
     label = _labels(student, batch)
-    spoilt = _spoilt(student)
+    spoilt = ~is_law(student.dist)
     if _heard(batch):
-        spoilt = spoilt | _spoilt(batch.target)
+        spoilt = spoilt | ~is_law(batch.target.dist)
     terms = objective.terms(*_without(spoilt, student, batch), progress) if share else {}
     if not terms:
         return {}
@@ -213,19 +213,9 @@ def _agreeing(
     index = torch.where(label >= 0, label, 0).long().unsqueeze(-1)
     given = teacher.probs.detach().gather(-1, index).squeeze(-1)
     trusted = (label >= 0) & (given >= p)
-    spoilt = (_spoilt(student) | _spoilt(batch.target)) & ~trusted
+    spoilt = ~(is_law(student.dist) & is_law(batch.target.dist)) & ~trusted
     terms = objective.terms(*_without(spoilt, student, batch), progress)
     return {name: Term(term.weight, torch.where(trusted, term.rows, 0.0)) for name, term in terms.items()}
-
-
-def _spoilt(said: Prediction) -> Tensor:
-    """Rows ``[*b]`` that are no law at all."""
-    dist = said.dist
-    if isinstance(dist, Categorical):
-        return ~dist.logits.detach().logsumexp(-1).isfinite()
-    lead = leading(dist)
-    tensors = [t.detach() for t in vars(dist).values() if isinstance(t, Tensor) and t.shape[: len(lead)] == lead]
-    return torch.stack([t.isnan().reshape(*lead, -1).any(-1) for t in tensors]).any(0)
 
 
 def _heard(batch: Batch) -> bool:

@@ -11,9 +11,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from policykd.errors import SpaceError, UsageError
-from policykd.prediction import Obs, Spec
+from policykd.prediction import Spec, rows_of
 
-__all__ = ["Columns", "View", "fitted", "gathered", "kinds_of", "like", "mapped", "numbers", "rows_of", "usable"]
+__all__ = ["Columns", "View", "fitted", "gathered", "kinds_of", "like", "mapped", "numbers", "usable"]
 
 Columns = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Shape of a row, and dtype, by name."""
@@ -34,11 +34,6 @@ class View(NamedTuple):
             return _is_batched(self.spec, obs if teacher_obs is None else teacher_obs)
         except SpaceError:
             return False
-
-
-def rows_of(obs: Obs) -> int:
-    """How many observations a tensor, or a dict of them, holds."""
-    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
 
 
 def gathered(

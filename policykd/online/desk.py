@@ -20,7 +20,7 @@ from torch import Tensor
 from policykd.errors import PolicykdError
 from policykd.online.answers import RemoteTeacher
 from policykd.online.labels import Kind, Unread, opened
-from policykd.prediction import Batch, Obs, Prediction, Spec, map_obs
+from policykd.prediction import Batch, Obs, Prediction, Spec, map_obs, rows_of
 
 __all__ = ["Counts", "Desk", "Question"]
 
@@ -110,8 +110,7 @@ class Desk:
             obs: the student's, which a label will stand beside.
             extra: further columns of these rows.
         """
-        first = next(iter(seen.values())) if isinstance(seen, dict) else seen
-        n = len(first)
+        n = rows_of(seen)
         ids = np.arange(self._next, self._next + n)
         try:
             self.teacher.ask(ids, seen)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.online.columns import Columns, View, fitted, gathered, kinds_of, like, mapped, numbers, rows_of, usable
-from policykd.prediction import Obs, Spec, obs_tensor
+from policykd.online.columns import Columns, View, fitted, gathered, kinds_of, like, mapped, numbers, usable
+from policykd.prediction import Obs, Spec, obs_tensor, rows_of
 
 __all__ = ["Inbox", "Seen"]
 

@@ -18,11 +18,13 @@ from policykd.distributions import (
     Distribution,
     MultiCategorical,
     TanhGaussian,
+    can_choose,
+    is_law,
 )
 from policykd.online.answers import Answer
 from policykd.prediction import Family, Prediction, Spec
 
-__all__ = ["Kind", "Unread", "opened", "possible"]
+__all__ = ["Kind", "Unread", "opened"]
 
 
 class Unread(Exception):
@@ -113,9 +115,9 @@ class Kind:
 
     def sound(self, said: Prediction) -> np.ndarray:
         """Which rows are numbers that can be learnt from, ``[n]``: of what ``check`` lets pass."""
-        good = possible(said.dist)
+        good = is_law(said.dist)
         if said.q is not None:
-            good = good & _choices(said.q)
+            good = good & can_choose(said.q)
         for t in (said.value, *said.features.values()):
             if t is not None:
                 good = good & _finite(t)
@@ -154,27 +156,3 @@ def _told(columns: Mapping[str, torch.Size]) -> str:
 
 def _finite(t: Tensor) -> Tensor:
     return t.reshape(len(t), -1).isfinite().all(1)
-
-
-def _below_infinity(t: Tensor) -> Tensor:
-    """Rows of numbers of which none is NaN or infinite, but for -inf; ``[n]``."""
-    return (t < torch.inf).reshape(len(t), -1).all(1)  # false for NaN
-
-
-def _choices(t: Tensor) -> Tensor:
-    """Rows with an action that can be taken; -inf is one that cannot."""
-    return _below_infinity(t) & (t > -torch.inf).any(-1)
-
-
-def possible(dist: Distribution) -> Tensor:
-    """Rows that are a law, ``[n]``: -inf is an action that cannot be taken, or a normal law without spread."""
-    match dist:
-        case Categorical(logits=logits):
-            return _choices(logits)
-        case MultiCategorical(logits=logits, nvec=nvec):
-            return torch.stack([_choices(part) for part in logits.split(nvec, -1)]).all(0)
-        case Bernoulli(logits=logits):
-            return ~logits.isnan().any(-1)
-        case DiagGaussian(mean=mean, log_std=log_std) | TanhGaussian(mean=mean, log_std=log_std):
-            return _finite(mean) & _below_infinity(log_std)
-    return _finite(dist.action)

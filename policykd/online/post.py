@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from policykd.online.answers import RemoteTeacher
-from policykd.online.columns import View, rows_of
+from policykd.online.columns import View
 from policykd.online.desk import Desk
 from policykd.online.inbox import Inbox
 from policykd.online.meter import Meter
 from policykd.online.settings import OnlineConfig
-from policykd.prediction import Batch, Obs, map_obs
+from policykd.prediction import Batch, Obs, map_obs, rows_of
 
 __all__ = ["Correspondence", "TeacherSilent"]
 

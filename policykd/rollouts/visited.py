@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.prediction import Obs, obs_tensor
+from policykd.prediction import Obs, obs_tensor, rows_of
 
 __all__ = ["Sampled", "Visited", "spread"]
 
@@ -28,10 +28,6 @@ class Visited:
     obs: Any
     masks: np.ndarray | None
     seen: int
-
-
-def _rows(obs: Any) -> int:
-    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
 
 
 def _join(parts: list[Any]) -> Any:
@@ -55,7 +51,7 @@ class Sampled:
 
     def add(self, obs: Any, masks: np.ndarray | None, rows: np.ndarray | None = None) -> None:
         """Look at a vector of observations, of which only ``rows`` (a mask or indices; None for all) count."""
-        count = _rows(obs) if rows is None else int(rows.sum() if rows.dtype == bool else len(rows))
+        count = rows_of(obs) if rows is None else int(rows.sum() if rows.dtype == bool else len(rows))
         if self._vectors % self.stride == 0:
             # A copy in any case: the next step writes where these observations lie.
             keep = np.arange(count) if rows is None else rows
@@ -64,7 +60,7 @@ class Sampled:
             self._held += count
             if self._held > 2 * self.limit:
                 self._kept, self._masks, self.stride = self._kept[::2], self._masks[::2], self.stride * 2
-                self._held = sum(map(_rows, self._kept))
+                self._held = sum(map(rows_of, self._kept))
         self._vectors += 1
         self._seen += count
 
@@ -73,7 +69,7 @@ class Sampled:
         if not self._seen:
             return None
         obs, masks = _join(self._kept), np.concatenate(self._masks) if self._masks else None
-        rows = np.linspace(0, _rows(obs) - 1, min(_rows(obs), self.limit)).astype(int)
+        rows = np.linspace(0, rows_of(obs) - 1, min(rows_of(obs), self.limit)).astype(int)
         return Visited(_take(obs, rows), None if masks is None else masks[rows], self._seen)
 
 
@@ -85,7 +81,7 @@ def spread(parts: Sequence[Visited], keep: int) -> tuple[Obs | None, Tensor | No
     wanted = np.linspace(0, ends[-1] - 1, min(int(ends[-1]), keep)).astype(int)
     chosen = []
     for part, end in zip(parts, ends, strict=True):
-        share, have = int(((wanted >= end - part.seen) & (wanted < end)).sum()), _rows(part.obs)
+        share, have = int(((wanted >= end - part.seen) & (wanted < end)).sum()), rows_of(part.obs)
         # A stretch that kept less than its share gives what it has.
         chosen.append(np.linspace(0, have - 1, min(share, have)).astype(int))
     obs = obs_tensor(_join([_take(part.obs, rows) for part, rows in zip(parts, chosen, strict=True)]))

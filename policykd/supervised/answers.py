@@ -26,9 +26,9 @@ from policykd.clock import Clock
 from policykd.disk import write_whole
 from policykd.distributions import Categorical
 from policykd.errors import CheckpointError, DistributionError, UsageError
-from policykd.prediction import Prediction, map_obs
+from policykd.prediction import Prediction, map_obs, rows_of
 from policykd.supervised.epochs import Labels, sound
-from policykd.supervised.examples import Inputs, rows_of
+from policykd.supervised.examples import Inputs
 from policykd.supervised.hashes import hash_inputs, hash_weights
 
 __all__ = ["Answers", "WithAnswers", "answers", "read_answers"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.clock import Clock
-from policykd.distributions import Categorical
+from policykd.distributions import Categorical, is_law
 from policykd.errors import DistributionError, PolicykdError, UsageError
 from policykd.learner import Learner
 from policykd.policy import Taught, evaluating
@@ -158,8 +158,7 @@ def sound(said: Prediction, mask: Tensor | None = None) -> Prediction:
     """
     # A sum that is a number has no other in it, and is what nearly every batch is asked for.
     if isinstance(said.dist, Categorical) and not bool(said.dist.logits.sum().isfinite()):
-        # Of such a row log-probabilities would be NaN; their normaliser is one number a row, and as good a sign.
-        wrong = ~said.dist.logits.logsumexp(-1).isfinite()
+        wrong = ~is_law(said.dist)
         if mask is not None and mask.shape == wrong.shape:
             wrong = wrong & mask.bool()
         if bool(wrong.any()):

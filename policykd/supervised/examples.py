@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from policykd.distributions import Categorical, leading
 from policykd.errors import UsageError
-from policykd.prediction import Batch, Obs, Prediction, map_obs
+from policykd.prediction import Batch, Obs, Prediction, map_obs, rows_of
 
 __all__ = [
     "MISSING",
@@ -23,7 +23,6 @@ __all__ = [
     "as_examples",
     "length_of",
     "nobody",
-    "rows_of",
     "take",
     "take_inputs",
 ]
@@ -33,11 +32,6 @@ MISSING = -1
 
 Inputs: TypeAlias = Obs | tuple[str, ...]
 """Raw inputs, a row each: a tensor ``[n, ...]``, a dict of them, or texts."""
-
-
-def rows_of(inputs: Inputs) -> int:
-    """How many rows there are."""
-    return len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
 
 
 def length_of(loader: Iterable[Any]) -> int | None:
