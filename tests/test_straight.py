@@ -218,10 +218,10 @@ def test_a_torso_that_is_changed_is_what_learns(change: str, when: str) -> None:
     [one] = batches("categorical", 1)
     with torch.no_grad():
         obs = it.normaliser(one.obs).float()  # type: ignore[misc,operator]
-        by_hand = Prediction(losses_of(it.action_head(it.torso(obs))))
+        by_hand = Prediction(law_of(it.action_head(it.torso(obs))))
         wanted = (one.weight * losses.reverse_kl(by_hand, one.target)).mean()
     torch.testing.assert_close(learner.step(one).loss, wanted)
 
 
-def losses_of(logits: Tensor) -> Any:
+def law_of(logits: Tensor) -> Any:
     return students.network.distribution_of(SPECS["categorical"], logits, None)

@@ -115,14 +115,10 @@ class School:
     def students(self) -> list[tuple[str, int, Policy]]:
         """Size, seed and policy of everybody as they are now."""
         cohort = None if self.learner is None else self.learner.averaged
-        now = dict(zip(map(id, self._live(self.nets)), range(len(self.nets)), strict=False))
-        found: list[tuple[str, int, Policy]] = []
-        for pupil in (*self.nets, *self.trees):
-            member = cohort.member(now[id(pupil)]) if isinstance(cohort, Cohort) and id(pupil) in now else None
-            policy = member or pupil.policy or pupil.best
-            if policy is not None:
-                found.append((self.rungs[pupil.rung].name, pupil.seed, policy))
-        return found
+        live = self._live(self.nets) if isinstance(cohort, Cohort) else []
+        learning = {id(p): cohort.member(i) for i, p in enumerate(live) if isinstance(cohort, Cohort)}
+        everybody = ((p, learning.get(id(p)) or p.policy or p.best) for p in (*self.nets, *self.trees))
+        return [(self.rungs[p.rung].name, p.seed, policy) for p, policy in everybody if policy is not None]
 
     def _actor(self) -> Panel:
         """Those who still learn, as they act."""
