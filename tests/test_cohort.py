@@ -288,3 +288,10 @@ def test_frozen_layers_stay_and_are_computed_with() -> None:
         assert not torch.equal(after.torso[0].weight, before.torso[0].weight)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"frozen layers.*cohort\.students"):
         Cohort([half(0), students.mlp(SPECS["categorical"], (8, 8))])
+
+
+def test_a_student_of_other_layers_than_its_shapes_is_refused() -> None:
+    plain, own = (students.mlp(SPECS["categorical"], (8, 8), seed=seed) for seed in (0, 1))
+    own.torso[1] = torch.nn.ReLU()
+    with pytest.raises(UsageError, match=r"not those of its shape.*cohort\.students"):
+        Cohort([plain, own])

@@ -78,7 +78,8 @@ class Cohort(Many):
 
     Raises:
         UsageError: ``cohort.students`` for students that differ in more than shape and weights (some layers of one
-            shape frozen in one of them only), that have a value head, or that read images by convolution.
+            shape frozen in one of them only), that have a value head or layers of somebody's own, or that read images
+            by convolution.
     """
 
     def __init__(self, students: Sequence[Student]) -> None:
@@ -195,6 +196,8 @@ def _check(student: Student, first: Student) -> None:
         raise _refusal("a student with a value head", "students that only act")
     if student.shape.channels:
         raise _refusal("a student that reads images by convolution", "fully connected students")
+    if not student.is_plain(*student.heads()):
+        raise _refusal("a student whose layers are not those of its shape, or are listened to", "plain layers")
     if student.spec != first.spec or student.shape.clip_mean != first.shape.clip_mean:
         raise _refusal("students of different specs", "the same spaces and family")
     a, b = ({} if s.normaliser is None else s.normaliser.state_dict() for s in (student, first))
